@@ -1,0 +1,38 @@
+"""Files that are whole or absent, and fingerprints of what they hold."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+@contextlib.contextmanager
+def write_aside(path: str | os.PathLike) -> Iterator[TextIO]:
+  """Opens a text file for writing beside `path` and renames it into place when the block ends well."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(aside, "w", encoding="utf-8") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes `value` as indented JSON, aside and then renamed."""
+  with write_aside(path) as file:
+    json.dump(value, file, indent=2, ensure_ascii=False)
+    file.write("\n")
+
+
+def fingerprint(value: Any) -> str:
+  """A short SHA-256 of a JSON-able value (keys sorted), equal on every machine."""
+  text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

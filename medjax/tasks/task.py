@@ -1,0 +1,119 @@
+"""A clinical task: source fields -> prompt, answer, label sets, metrics, preference policy. And their registry."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from medjax.data.examples import Example, Message, PreferencePair, Row
+from medjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """One thing a task decides.
+
+  Attributes:
+    labels: the label set; where `ordinal`, from the least to the most severe.
+    ordinal: whether choosing a lower label than the truth is under-triage.
+    primary: the metric that selects and reports (a key of `evaluation.metrics.METRICS`).
+  """
+
+  labels: tuple[str, ...]
+  ordinal: bool = False
+  primary: str = "macro_f1"
+
+
+Rejection = tuple[Mapping[str, str], str]  # (labels of a wrong answer, how it is wrong)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Everything medjax needs to know of a task.
+
+  Attributes:
+    name: id, as in `--config.task`.
+    description: one line for `medjax tasks`.
+    targets: target name -> Target.
+    instruction: the system message.
+    render: fields of a row -> the user's message.
+    answer: format string of the completion, e.g. `"{provider}, {urgency}"`.
+    rejections: (labels, fields, rng) -> wrong answers a clinician would object to, the most instructive first.
+    load: seed -> the task's own rows by split (`train`, `validation`, `test`); None where the user brings data.
+  """
+
+  name: str
+  description: str
+  targets: Mapping[str, Target]
+  instruction: str
+  render: Callable[[Mapping], str]
+  answer: str
+  rejections: Callable[[Mapping[str, str], Mapping, np.random.Generator], Sequence[Rejection]]
+  load: Callable[[int], Mapping[str, Sequence[Row]]] | None = None
+
+  def prompt(self, row: Row) -> tuple[Message, ...]:
+    """The chat messages that ask for the answer."""
+    return (
+      {"role": "system", "content": self.instruction},
+      {"role": "user", "content": self.render(row.fields)},
+    )
+
+  def completion(self, labels: Mapping[str, str]) -> str:
+    """The answer's text for one label per target."""
+    return self.answer.format(**labels)
+
+  def answers(self) -> list[dict[str, str]]:
+    """Every combination of labels, in a fixed order: the branches of label scoring."""
+    names = list(self.targets)
+    return [
+      dict(zip(names, labels, strict=True))
+      for labels in itertools.product(*(self.targets[name].labels for name in names))
+    ]
+
+  def example(self, row: Row) -> Example:
+    """The SFT example of a labelled row."""
+    return Example(row.id, self.prompt(row), self.completion(row.labels))
+
+  def pairs(self, rows: Sequence[Row], seed: int, per_row: int = 1) -> list[PreferencePair]:
+    """Preference pairs: the truth against what the task's policy rejects, `per_row` of them for each row."""
+    pairs = []
+    for index, row in enumerate(rows):
+      rng = np.random.default_rng([seed, index])
+      for labels, how in list(self.rejections(row.labels, row.fields, rng))[:per_row]:
+        pairs.append(
+          PreferencePair(
+            f"{row.id}#{len(pairs)}", self.prompt(row), self.completion(row.labels), self.completion(labels), how
+          )
+        )
+    return pairs
+
+  def check(self, row: Row) -> None:
+    """Raises UserError where a label is missing or outside its set."""
+    for name, target in self.targets.items():
+      label = row.labels.get(name)
+      if label not in target.labels:
+        raise UserError(
+          f"row {row.id}: {name} is {label!r}, not one of {', '.join(target.labels)}; correct the row or the task"
+        )
+
+
+_TASKS: dict[str, Task] = {}
+
+
+def register(task: Task) -> Task:
+  """Adds a task under its name, replacing one of that name; returns it."""
+  _TASKS[task.name] = task
+  return task
+
+
+def get(name: str) -> Task:
+  """The task of that name; UserError with the known names where there is none."""
+  if name not in _TASKS:
+    raise UserError(f"unknown task {name!r}; known: {', '.join(sorted(_TASKS))}")
+  return _TASKS[name]
+
+
+def registered() -> list[Task]:
+  """All tasks, by name."""
+  return [_TASKS[name] for name in sorted(_TASKS)]
