@@ -1,0 +1,1 @@
+"""From a model to predictions, metrics and statistics."""

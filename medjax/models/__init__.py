@@ -1,0 +1,1 @@
+"""Decoders: configuration, modules, and weights in."""

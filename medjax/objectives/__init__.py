@@ -1,0 +1,1 @@
+"""What training minimises, and the log-probabilities it is made of."""

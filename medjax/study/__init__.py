@@ -1,0 +1,1 @@
+"""Base, SFT and DPO compared on the same items."""

@@ -17,11 +17,13 @@ class Target:
   Attributes:
     labels: the label set; where `ordinal`, from the least to the most severe.
     ordinal: whether choosing a lower label than the truth is under-triage.
+    under_cost: where ordinal, the cost of one level too low; one level too high costs 1.
     primary: the metric that selects and reports (a key of `evaluation.metrics.METRICS`).
   """
 
   labels: tuple[str, ...]
   ordinal: bool = False
+  under_cost: float = 2.0
   primary: str = "macro_f1"
 
 

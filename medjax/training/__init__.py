@@ -1,0 +1,1 @@
+"""The sharded train step and the loop around it."""
