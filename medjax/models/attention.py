@@ -1,0 +1,95 @@
+"""Attention over packed rows: one mask rule, one function, grouped-query heads."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from medjax.errors import UserError
+from medjax.models.config import ModelConfig
+from medjax.models.layers import apply_rope, normal
+from medjax.models.sharding import constrain
+
+IMPLEMENTATIONS = ("auto", "xla")
+
+
+class Layout(NamedTuple):
+  """What each token of a row is, all int32 [B, T].
+
+  Attributes:
+    positions: restart at 0 with a segment, and at the prompt's end with each branch.
+    segments: number of the example in the row, from 1; 0 is padding.
+    branches: 0 for the prompt, from 1 for the completions that continue it.
+  """
+
+  positions: Int[Array, "B T"]
+  segments: Int[Array, "B T"]
+  branches: Int[Array, "B T"]
+
+  @classmethod
+  def plain(cls, mask_BT: Int[Array, "B T"]) -> "Layout":
+    """One sequence a row, padded on either side; `mask` is 1 at real tokens."""
+    mask_BT = mask_BT.astype(jnp.int32)
+    return cls(jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0), mask_BT, jnp.zeros_like(mask_BT))
+
+
+def visible(queries: Layout, keys: Layout, window: int | None) -> Bool[Array, "B T C"]:
+  """The mask rule: same segment, prompt or own branch, not after the query, less than `window` positions back.
+
+  Padding sees padding only, so that no row of the softmax is empty.
+  """
+  back_BTC = queries.positions[:, :, None] - keys.positions[:, None, :]
+  same_segment_BTC = queries.segments[:, :, None] == keys.segments[:, None, :]
+  in_branch_BTC = (keys.branches[:, None, :] == 0) | (keys.branches[:, None, :] == queries.branches[:, :, None])
+  visible_BTC = same_segment_BTC & in_branch_BTC & (back_BTC >= 0)
+  return visible_BTC if window is None else visible_BTC & (back_BTC < window)
+
+
+@functools.cache
+def check_implementation(name: str) -> str:
+  """The implementation that `name` stands for, logged once; UserError where there is none of that name."""
+  if name not in IMPLEMENTATIONS:
+    raise UserError(f"model.attention is {name!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+  logging.info("attention: xla (dense, float32 softmax)")
+  return "xla"
+
+
+def attend(
+  q_BTHE: Float[Array, "B T H E"],
+  k_BCKE: Float[Array, "B C K E"],
+  v_BCKE: Float[Array, "B C K E"],
+  visible_BTC: Bool[Array, "B T C"],
+) -> Float[Array, "B T H E"]:
+  """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245)."""
+  B, T, H, E = q_BTHE.shape
+  K = k_BCKE.shape[2]
+  q_BTKGE = q_BTHE.reshape(B, T, K, H // K, E)
+  scores = jnp.einsum("BTKGE,BCKE->BKGTC", q_BTKGE, k_BCKE, preferred_element_type=jnp.float32) * E**-0.5
+  scores = jnp.where(visible_BTC[:, None, None], scores, -1e30)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v_BCKE.dtype)
+  return jnp.einsum("BKGTC,BCKE->BTKGE", weights, v_BCKE).reshape(B, T, H, E)
+
+
+class Attention(nnx.Module):
+  """Rotary grouped-query attention with an optional key-value cache."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    D, H, K, E = config.width, config.num_heads, config.num_kv_heads, config.head_width
+    self.q = normal(rngs, D, H, E)
+    self.k = normal(rngs, D, K, E)
+    self.v = normal(rngs, D, K, E)
+    self.o = normal(rngs, H, E, D)
+
+  def __call__(self, x_BTD: Float[Array, "B T D"], tables, visible_BTC: Bool[Array, "B T C"], store):
+    """Attends; `store(k_BTKE, v_BTKE)` gives the keys and values to look at, and what to carry on."""
+    dtype = x_BTD.dtype
+    q_BTHE = constrain(jnp.einsum("BTD,DHE->BTHE", x_BTD, self.q[...].astype(dtype)), "BTHE")
+    k_BTKE = constrain(jnp.einsum("BTD,DKE->BTKE", x_BTD, self.k[...].astype(dtype)), "BTKE")
+    v_BTKE = constrain(jnp.einsum("BTD,DKE->BTKE", x_BTD, self.v[...].astype(dtype)), "BTKE")
+    k_BCKE, v_BCKE, carry = store(apply_rope(k_BTKE, tables), v_BTKE)
+    out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BCKE, v_BCKE, visible_BTC), "BTHE")
+    return jnp.einsum("BTHE,HED->BTD", out_BTHE, self.o[...].astype(dtype)), carry

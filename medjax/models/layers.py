@@ -1,0 +1,74 @@
+"""Norm, rotary positions and the gated feed-forward layer."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from medjax.models.config import Llama3Scaling, ModelConfig
+from medjax.models.sharding import constrain
+
+
+def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
+  """A float32 parameter drawn from N(0, 0.02^2), as the families' own initialisers do."""
+  return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+class RMSNorm(nnx.Module):
+  """Root mean square norm in float32 (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+
+  def __init__(self, width: int, epsilon: float):
+    self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+    self.epsilon = epsilon
+
+  def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    x32_BTD = x_BTD.astype(jnp.float32)
+    scale_BT1 = jax.lax.rsqrt(jnp.mean(x32_BTD**2, axis=-1, keepdims=True) + self.epsilon)
+    return (x32_BTD * scale_BT1).astype(x_BTD.dtype) * self.scale[...].astype(x_BTD.dtype)
+
+
+class MLP(nnx.Module):
+  """SiLU-gated feed-forward layer (Shazeer 2020, arXiv 2002.05202: SwiGLU without bias)."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.gate = normal(rngs, config.width, config.ffn_width)
+    self.up = normal(rngs, config.width, config.ffn_width)
+    self.down = normal(rngs, config.ffn_width, config.width)
+
+  def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    dtype = x_BTD.dtype
+    gate_BTF = constrain(jnp.einsum("BTD,DF->BTF", x_BTD, self.gate[...].astype(dtype)), "BTF")
+    up_BTF = constrain(jnp.einsum("BTD,DF->BTF", x_BTD, self.up[...].astype(dtype)), "BTF")
+    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, self.down[...].astype(dtype))
+
+
+def rope_frequencies(config: ModelConfig) -> Float[Array, "E/2"]:
+  """Rotary frequencies in radians a position (Su et al. 2021, arXiv 2104.09864, sec. 3.2.2), scaled as Llama 3 does.
+
+  Llama 3's rule: wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter than
+  `original / high_freq_factor` stay, and between them the two are blended linearly in `original / wavelength`.
+  """
+  exponents = jnp.arange(0, config.head_width, 2, dtype=jnp.float32) / config.head_width
+  frequencies = 1.0 / (config.rope_theta**exponents)
+  scaling: Llama3Scaling | None = config.rope_scaling
+  if scaling is None:
+    return frequencies
+  turns = scaling.original_max_positions * frequencies / (2 * jnp.pi)
+  blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+  blend = jnp.clip(blend, 0.0, 1.0)
+  return frequencies * (blend + (1.0 - blend) / scaling.factor)
+
+
+def rope_tables(
+  positions_BT: Int[Array, "B T"], config: ModelConfig
+) -> tuple[Float[Array, "B T 1 E/2"], Float[Array, "B T 1 E/2"]]:
+  """Cosines and sines of each position's angles, float32, with an axis for the heads."""
+  angles = positions_BT[:, :, None, None].astype(jnp.float32) * rope_frequencies(config)[None, None, None, :]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x_BTHE: Float[Array, "B T H E"], tables) -> Float[Array, "B T H E"]:
+  """Rotates the first half of each head against the second half (Hugging Face's convention)."""
+  cos, sin = tables
+  first, second = jnp.split(x_BTHE.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTHE.dtype)
