@@ -1,0 +1,424 @@
+"""The one schema of a run: every key with its default, loading from a file, overrides, validation."""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import numbers
+import os
+import pathlib
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from medjax.errors import UserError
+
+METHODS = ("base", "sft", "dpo")
+SPLITS = ("train", "validation", "test")
+_FREE = ("data.columns", "study.grid")  # mappings whose keys are the user's own
+_NOT_IN_GRID = ("task", "method", "seed", "study.")
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """Every key of a run with its default, locked: start each config file from this."""
+  config = ml_collections.ConfigDict()
+  config.task = ""  # a registered task (`medjax tasks`); empty: data.source holds prompts and answers
+  config.method = "sft"  # sft | dpo; base trains nothing and is only evaluated
+  config.seed = 0
+
+  config.model = ml_collections.ConfigDict()
+  config.model.path = "embedded:smollm2-135m"  # embedded model, Hugging Face directory, .gguf file or hub id
+  config.model.dtype = "float32"  # of the computation; parameters are trained in float32
+  config.model.attention = "auto"  # auto | xla
+  config.model.remat = "none"  # none | full: recompute each block in the backward pass
+  config.model.max_length = 0  # tokens of a prompt and an answer; 0: the model's own context
+
+  config.data = ml_collections.ConfigDict()
+  config.data.source = ""  # .jsonl, .csv, .parquet, a directory of splits or a hub id; empty: the task's own data
+  config.data.columns = ml_collections.ConfigDict()  # our field -> column of the source, where the names differ
+  config.data.split_by = ""  # column whose values must not be shared between splits, such as a patient id
+  config.data.max_prompt = 0  # tokens; 0: no limit of its own
+  config.data.max_completion = 0  # tokens; 0: no limit of its own
+  config.data.too_long = "cut_prompt"  # cut_prompt | drop | error
+  config.data.train_rows = 0  # the first n; 0: all
+  config.data.validation_rows = 0
+  config.data.test_rows = 0
+
+  config.train = ml_collections.ConfigDict()
+  config.train.init_from = ""  # workdir or checkpoint directory to start from; empty: model.path
+  config.train.steps = 0  # optimizer steps; 0: train.epochs decides
+  config.train.epochs = 1.0
+  config.train.batch_size = 8  # examples or pairs of an optimizer step, over all devices
+  config.train.row_length = 256  # tokens of a packed row
+  config.train.microbatch_rows = 0  # rows computed at once; 0: all rows of a step
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = "adamw"
+  config.optimizer.learning_rate = 1e-5
+  config.optimizer.schedule = "cosine"  # cosine | constant | linear, after the warm-up
+  config.optimizer.warmup_steps = 10
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.clip_norm = 1.0  # of the global gradient
+
+  config.preference = ml_collections.ConfigDict()
+  config.preference.loss = "sigmoid"
+  config.preference.beta = 0.1
+  config.preference.label_smoothing = 0.0  # cDPO: the probability that a preference is wrong
+  config.preference.reference = "precomputed"  # precomputed | live
+  config.preference.pairs = "task"  # task: from the task's labels and its policy; given: columns of data.source
+
+  config.mesh = ml_collections.ConfigDict()  # devices on each axis; -1: all that the others leave
+  config.mesh.data = 1
+  config.mesh.fsdp = -1
+  config.mesh.tensor = 1
+  config.mesh.sequence = 1
+
+  config.checkpoint = ml_collections.ConfigDict()
+  config.checkpoint.every = 0  # steps; 0: only at the end
+  config.checkpoint.keep = 1
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.every = 0  # steps; 0: not during training
+  config.evaluation.split = "validation"
+  config.evaluation.batch_size = 16
+
+  config.study = ml_collections.ConfigDict()
+  config.study.methods = METHODS
+  config.study.tasks = ()  # empty: config.task
+  config.study.seeds = (0,)
+  # method, or task/method which wins -> overrides to choose from on validation, one mapping for each candidate
+  config.study.grid = ml_collections.ConfigDict()
+  config.lock()
+  for key in _FREE:
+    _get(config, key).unlock()
+  return config
+
+
+_CHOICES = {
+  "method": METHODS,
+  "model.dtype": ("float32", "bfloat16"),
+  "model.attention": ("auto", "xla"),
+  "model.remat": ("none", "full"),
+  "data.too_long": ("cut_prompt", "drop", "error"),
+  "optimizer.name": ("adamw",),
+  "optimizer.schedule": ("cosine", "constant", "linear"),
+  "preference.loss": ("sigmoid",),
+  "preference.reference": ("precomputed", "live"),
+  "preference.pairs": ("task", "given"),
+  "evaluation.split": SPLITS,
+}
+_AT_LEAST_ONE = ("train.batch_size", "checkpoint.keep", "evaluation.batch_size")
+_AT_LEAST_TWO = ("train.row_length",)
+_NOT_NEGATIVE = (
+  *("seed", "model.max_length", "data.max_prompt", "data.max_completion", "data.train_rows", "data.validation_rows"),
+  *("data.test_rows", "train.steps", "train.microbatch_rows", "optimizer.warmup_steps", "optimizer.weight_decay"),
+  *("checkpoint.every", "evaluation.every"),
+)
+_POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "preference.beta")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError, one line with the key, its value and what is allowed, at the first thing that cannot be run."""
+  _check_keys(config)
+  for key, allowed in _CHOICES.items():
+    value = _get(config, key)
+    if value not in allowed:
+      _refuse(key, value, f"one of {', '.join(allowed)}", _near(str(value), allowed))
+  for keys, least in ((_AT_LEAST_TWO, 2), (_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+    for key in keys:
+      if not least <= _get(config, key) < float("inf"):
+        _refuse(key, _get(config, key), f"at least {least}")
+  for key in _POSITIVE:
+    if not 0 < _get(config, key) < float("inf"):
+      _refuse(key, _get(config, key), "more than 0")
+  if not config.model.path:
+    _refuse("model.path", "", "the embedded model, a Hugging Face directory, a .gguf file or a hub id")
+  if not 0 <= config.preference.label_smoothing < 0.5:
+    _refuse("preference.label_smoothing", config.preference.label_smoothing, "at least 0 and less than 0.5")
+  if 0 < config.train.steps < config.optimizer.warmup_steps:
+    _refuse("optimizer.warmup_steps", config.optimizer.warmup_steps, f"at most train.steps = {config.train.steps}")
+  if 0 < config.model.max_length < 2:
+    _refuse("model.max_length", config.model.max_length, "0 (the model's own context) or at least 2")
+  for axis, size in config.mesh.items():
+    if size != -1 and size < 1:
+      _refuse(f"mesh.{axis}", size, "-1 (the rest) or at least 1")
+  if sum(size == -1 for size in config.mesh.values()) > 1:
+    _refuse("mesh", dict(config.mesh.items()), "a size of -1 (the rest) on one axis at most")
+  if config.method == "dpo" and config.preference.pairs == "given" and not config.data.source:
+    _refuse("preference.pairs", "given", "task, unless data.source names rows with prompt, chosen and rejected")
+  for field, column in config.data.columns.items():
+    if not isinstance(column, str) or not column:
+      _refuse(f"data.columns.{field}", column, "the name of a column")
+  _check_study(config)
+
+
+def validate_data(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError where a run of one stage has no data to read; `validate` comes first."""
+  if not config.task and not config.data.source:
+    raise UserError("neither config.task nor config.data.source is set; name a task (`medjax tasks`) or a data file")
+  if config.method == "dpo" and config.preference.pairs == "task" and not config.task:
+    raise UserError(
+      "config.method = 'dpo' has no preference pairs; set config.task, or config.preference.pairs=given "
+      "and config.data.source to rows with prompt, chosen and rejected"
+    )
+
+
+def _check_study(config: ml_collections.ConfigDict) -> None:
+  study = config.study
+  if not study.methods or len(set(study.methods)) < len(study.methods):
+    _refuse("study.methods", study.methods, f"one or more of {', '.join(METHODS)}, each once")
+  for method in study.methods:
+    if method not in METHODS:
+      _refuse("study.methods", method, f"one of {', '.join(METHODS)}", _near(str(method), METHODS))
+  if not all(isinstance(task, str) and task for task in study.tasks) or len(set(study.tasks)) < len(study.tasks):
+    _refuse("study.tasks", study.tasks, "names of tasks, each once")
+  seeds_fit = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study.seeds)
+  if not study.seeds or not seeds_fit or len(set(study.seeds)) < len(study.seeds):
+    _refuse("study.seeds", study.seeds, "one or more whole numbers from 0, each once")
+  for name, candidates in study.grid.items():
+    key = f"study.grid[{name!r}]"
+    method = name.rpartition("/")[2]
+    if method not in METHODS:
+      _refuse(key, method, "named METHOD or TASK/METHOD", _near(method, METHODS))
+    if not isinstance(candidates, tuple | list) or not all(isinstance(item, Mapping) for item in candidates):
+      _refuse(key, candidates, "a tuple of mappings such as {'optimizer.learning_rate': 1e-4}")
+    for candidate in candidates:
+      for override in candidate:
+        if str(override).startswith(_NOT_IN_GRID):
+          _refuse(key, override, "a key other than task, method, seed and study.*")
+      try:
+        trial = with_overrides(config, candidate)
+        _replace(trial.study.grid, {})
+        validate(trial)
+      except UserError as error:
+        raise UserError(f"config.{key}: {error}") from None
+
+
+def load(path_with_args: str, overrides: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+  """Runs `get_config` of a config file and applies overrides; the result is locked and validated.
+
+  Args:
+    path_with_args: `FILE.py` or `FILE.py:ARGS`; ARGS go to `get_config` as one string. Empty: the defaults.
+    overrides: `section.key` -> value, or its text as typed on the command line.
+
+  Returns:
+    The config.
+
+  Raises:
+    UserError: a missing or broken file, an unknown key, a wrong type, or a value that `validate` refuses.
+  """
+  config = with_overrides(_run_file(path_with_args) if path_with_args else base_config(), overrides or {})
+  validate(config)
+  return config
+
+
+def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """A copy of `config` with some keys replaced, checked for name and type but not validated.
+
+  Args:
+    config: any complete config.
+    overrides: `section.key` -> value, or its text; below `data.columns` and `study.grid` any name is allowed.
+
+  Returns:
+    A new locked config.
+
+  Raises:
+    UserError: an unknown key, or a value that is not of the key's type.
+  """
+  copy = config.copy_and_resolve_references()
+  known = _flat(base_config())
+  for key, value in overrides.items():
+    free = next((name for name in _FREE if str(key).startswith(f"{name}.")), None)
+    if free:
+      _get(copy, free)[key[len(free) + 1 :]] = _coerce(key, value, "" if free == "data.columns" else ())
+    elif key in known:
+      section, _, name = key.rpartition(".")
+      target = _get(copy, section)
+      value = _coerce(key, value, known[key])
+      if key in _FREE:
+        _replace(target[name], value)
+      else:
+        target[name] = value
+    elif any(name.startswith(f"{key}.") for name in known):
+      raise UserError(f"config key {key!r} is a section; set one of {', '.join(_below(key, known))}")
+    else:
+      raise UserError(_unknown_key(str(key)))
+  return copy
+
+
+def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as plain JSON-able values (tuples become lists)."""
+  return _plain(config.to_dict())
+
+
+def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The config that `as_dict` gave: complete, locked and validated.
+
+  Raises:
+    UserError: a key is unknown or missing, or a value is refused.
+  """
+  config = with_overrides(base_config(), _flat(values))
+  missing = sorted(set(_flat(base_config())) - set(_flat(values)))
+  if missing:
+    raise UserError(f"config lacks the key {missing[0]!r}; it was written by another version of medjax")
+  validate(config)
+  return config
+
+
+def _run_file(path_with_args: str) -> ml_collections.ConfigDict:
+  """Calls the `get_config` of a file; every way this fails becomes a UserError."""
+  name, colon, argument = path_with_args, "", ""
+  if not os.path.exists(name):
+    name, colon, argument = path_with_args.partition(":")
+  path = pathlib.Path(name)
+  if not path.is_file():
+    siblings = [str(other) for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    raise UserError(f"config file {name} does not exist{_near(str(path), siblings)}")
+  spec = importlib.util.spec_from_file_location(f"medjax_config_{path.stem}", path)
+  if spec is None or path.suffix != ".py":
+    raise UserError(f"config file {name} is not a Python file; give a .py file with get_config()")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+      raise UserError(f"config file {name} has no get_config(); define one that returns base_config() with changes")
+    takes_argument = bool(inspect.signature(module.get_config).parameters)
+    if colon and not takes_argument:
+      raise UserError(f"config file {name}: get_config() takes no argument; drop {colon + argument!r}")
+    config = module.get_config(argument) if colon else module.get_config()
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(_reword(path, error)) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f"config file {name}: get_config() returned {type(config).__name__}, not a ConfigDict")
+  try:
+    _check_keys(config)
+  except UserError as error:
+    raise UserError(f"config file {name}: {error}") from None
+  config.lock()
+  for key in _FREE:
+    _get(config, key).unlock()
+  return config
+
+
+def _reword(path: pathlib.Path, error: Exception) -> str:
+  """One line for an exception of a config file: its line number, and the key where a key was the cause."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+  line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+  where = f"config file {path}" + (f" line {line}" if line else "")
+  text = " ".join(str(error).split())
+  if isinstance(error, AttributeError | KeyError):
+    key = re.search(r"""Key \\?["'](\w+)\\?["'] does not exist|^["']*(\w+)["']*$""", text)
+    if key:
+      return f"{where}: {_unknown_key(key.group(1) or key.group(2))}"
+  if isinstance(error, TypeError):
+    field = re.search(r"override field '(\w+)'.*original type <class '(\w+)'>.*to type <class '([\w.]+)'>", text)
+    if field:
+      return f"{where}: key {field.group(1)!r} must be {field.group(3).rpartition('.')[2]}, not {field.group(2)}"
+  return f"{where}: {type(error).__name__}: {text}"
+
+
+def _check_keys(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config whose keys or types are not those of `base_config`."""
+  known, values = _flat(base_config()), _flat(config)
+  for key in values:
+    if key not in known:
+      raise UserError(_unknown_key(key))
+  for key, default in known.items():
+    if key not in values:
+      raise UserError(f"config key {key!r} is missing; start from medjax.config.base_config()")
+    _coerce(key, values[key], default)
+
+
+def _coerce(key: str, value: Any, default: Any) -> Any:
+  """`value` as the type of `default`; text is read as a Python literal unless text is what is wanted."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  if isinstance(value, str) and not isinstance(default, str):
+    value = _literal(value, isinstance(default, tuple))
+  number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if isinstance(default, str) and isinstance(value, str):
+    return value
+  if isinstance(default, int) and number and float(value).is_integer():
+    return int(value)
+  if isinstance(default, float) and number:
+    return float(value)
+  if isinstance(default, tuple) and isinstance(value, tuple | list):
+    return tuple(value)
+  if isinstance(default, Mapping) and isinstance(value, Mapping):
+    return {
+      name: tuple(inner) if key == "study.grid" and isinstance(inner, list) else inner for name, inner in value.items()
+    }
+  kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a list such as a,b", dict: "a mapping"}
+  _refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
+
+
+def _literal(text: str, wants_tuple: bool) -> Any:
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    if not wants_tuple:
+      return text
+    return tuple(_literal(item.strip(), False) for item in text.strip("()[] ").split(",") if item.strip())
+  return value if not wants_tuple or isinstance(value, tuple | list) else (value,)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested sections -> `section.key`; the free mappings stay whole."""
+  if isinstance(values, ml_collections.ConfigDict):
+    values = values.to_dict()
+  flat = {}
+  for name, value in values.items():
+    key = f"{prefix}{name}"
+    if isinstance(value, Mapping) and key not in _FREE:
+      flat.update(_flat(value, f"{key}."))
+    else:
+      flat[key] = value
+  return flat
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, Mapping):
+    return {name: _plain(inner) for name, inner in value.items()}
+  return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+  for name in key.split(".") if key else ():
+    config = config[name]
+  return config
+
+
+def _replace(mapping: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+  for name in list(mapping):
+    del mapping[name]
+  for name, value in values.items():
+    mapping[name] = value
+
+
+def _below(section: str, known: Mapping[str, Any]) -> list[str]:
+  return [name for name in known if name.startswith(f"{section}.")]
+
+
+def _unknown_key(key: str) -> str:
+  known = list(_flat(base_config()))
+  last = key.rpartition(".")[2]
+  by_name = difflib.get_close_matches(last, [name.rpartition(".")[2] for name in known], 1, 0.6)
+  near = difflib.get_close_matches(key, known, 1, 0.7) or [
+    name for name in known if by_name and name.rpartition(".")[2] == by_name[0]
+  ]
+  hint = f"did you mean {near[0]}?" if near else "see medjax/config.py for the keys there are"
+  return f"unknown config key {key!r}; {hint}"
+
+
+def _near(value: str, known: Any) -> str:
+  near = difflib.get_close_matches(value, list(known), 1)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def _refuse(key: str, value: Any, allowed: str, hint: str = "") -> None:
+  raise UserError(f"config.{key} is {value!r}; it must be {allowed}{hint}")
