@@ -1,0 +1,197 @@
+import dataclasses
+
+import pytest
+import tokenizers
+import transformers
+
+from medjax.data import chat
+from medjax.data.examples import Example, PreferencePair, Segments
+from medjax.errors import UserError
+
+CHATML = (
+  "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+  "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+  "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}"
+  "{% endfor %}"
+)
+SYSTEM = {"role": "system", "content": "Answer with one word."}
+USER = {"role": "user", "content": "Fever of 39.5 °C since 2 days?"}
+
+
+def make_tokenizer(template=CHATML, add_bos=False, pad=None):
+  """A byte-level tokenizer with no merges: one token a byte, and four special tokens."""
+  alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend.add_special_tokens(["<s>", "</s>", "<|start|>", "<|end|>"])
+  if add_bos:
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+      "<s> $A", special_tokens=[("<s>", backend.token_to_id("<s>"))]
+    )
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token=pad, chat_template=template
+  )
+
+
+def make_sentencepiece():
+  """A tokenizer that puts a space before any text, as Llama 2's does."""
+  vocabulary = {
+    "<unk>": 0,
+    "<s>": 1,
+    "</s>": 2,
+    "\u2581": 3,
+    "\n": 4,
+    **{char: 5 + i for i, char in enumerate("abcdef")},
+  }
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+  backend.normalizer = tokenizers.normalizers.Sequence(
+    [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
+  )
+  return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+def test_segments_of_messages_spell_the_rendered_chat():
+  tokenizer = make_tokenizer()
+  (segments,) = chat.Encoder(tokenizer).segments([Example("a", (SYSTEM, USER), "Yes")])
+  full = tokenizer.apply_chat_template([SYSTEM, USER, {"role": "assistant", "content": "Yes"}], tokenize=False)
+  assert list(segments.prompt + segments.completions[0]) == tokenizer(full.rstrip(), add_special_tokens=False).input_ids
+  assert tokenizer.decode(segments.completions[0]) == "Yes<|end|>"
+
+
+def test_pair_and_answers_share_one_prompt():
+  encoder = chat.Encoder(make_tokenizer())
+  pair, scored = encoder.segments(
+    [PreferencePair("p", (USER,), "good", "bad"), ("s", (USER,), ["low", "high", "none"])]
+  )
+  assert pair.prompt == scored.prompt
+  decode = encoder.tokenizer.decode
+  assert [decode(ids) for ids in pair.completions] == ["good<|end|>", "bad<|end|>"]
+  assert [decode(ids) for ids in scored.completions] == ["low<|end|>", "high<|end|>", "none<|end|>"]
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM])
+@pytest.mark.parametrize("prompt", ["plain text", "<s>written out", (USER,)])
+def test_bos_is_there_once_where_the_tokenizer_adds_it(template, prompt):
+  tokenizer = make_tokenizer(template, add_bos=True)
+  (segments,) = chat.Encoder(tokenizer).segments([Example("a", prompt, "ok")])
+  assert segments.prompt[0] == tokenizer.bos_token_id
+  assert (segments.prompt + segments.completions[0]).count(tokenizer.bos_token_id) == 1
+
+
+def test_no_bos_where_the_tokenizer_adds_none():
+  (segments,) = chat.Encoder(make_tokenizer()).segments([Example("a", "plain", "ok")])
+  assert segments.prompt == tuple(make_tokenizer()("plain").input_ids)
+
+
+def test_eos_ends_a_plain_answer_also_where_it_is_the_padding_token():
+  tokenizer = make_tokenizer(pad="</s>")
+  assert tokenizer.pad_token_id == tokenizer.eos_token_id
+  (segments,) = chat.Encoder(tokenizer).segments([Example("a", "Q:", "  two spaces ")])
+  assert segments.completions[0][-1] == tokenizer.eos_token_id
+  assert tokenizer.decode(segments.completions[0][:-1]) == "  two spaces "
+
+
+def test_eos_is_added_where_the_template_ends_no_turn():
+  template = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+  )
+  tokenizer = make_tokenizer(template)
+  (segments,) = chat.Encoder(tokenizer).segments([Example("a", (USER,), "Yes")])
+  assert tokenizer.decode(segments.completions[0]) == "Yes\n</s>"
+
+
+def test_system_message_moves_into_the_first_user_message_where_the_template_has_none():
+  encoder = chat.Encoder(make_tokenizer(NO_SYSTEM, add_bos=True))
+  (segments,) = encoder.segments([Example("a", (SYSTEM, USER), "Yes")])
+  text = encoder.tokenizer.decode(segments.prompt)
+  assert text == f"<s>[INST] {SYSTEM['content']}\n\n{USER['content']} [/INST]"
+  assert encoder.tokenizer.decode(segments.completions[0]) == " Yes</s>"
+
+
+def test_template_that_rewrites_the_prompt_is_refused_with_the_row():
+  template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+  with pytest.raises(UserError, match="row r7: .*does not start with the prompt"):
+    chat.Encoder(make_tokenizer(template)).segments([Example("r7", (USER,), "Yes")])
+
+
+def test_messages_without_a_template_are_refused():
+  with pytest.raises(UserError, match="no chat template"):
+    chat.Encoder(make_tokenizer(template=None)).segments([Example("a", (USER,), "Yes")])
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [("", "a"), ("a", "")])
+def test_empty_text_is_refused_with_the_row(prompt, answer):
+  with pytest.raises(UserError, match="row e1: .*empty"):
+    chat.Encoder(make_tokenizer()).segments([Example("e1", prompt, answer)])
+
+
+def test_continuation_gets_no_space_of_its_own_from_a_sentencepiece_tokenizer():
+  tokenizer = make_sentencepiece()
+  encoder = chat.Encoder(tokenizer)
+  bare, spaced = encoder.completions(["abc", " abc"])
+  assert tokenizer.convert_ids_to_tokens(list(bare)) == ["a", "b", "c"]
+  assert tokenizer.convert_ids_to_tokens(list(spaced)) == ["\u2581", "a", "b", "c"]
+  (prompt,) = encoder.prompts(["fed"])
+  assert list(prompt + spaced) == tokenizer("fed abc").input_ids
+
+
+def test_fingerprint_changes_with_the_template_alone():
+  same, other = chat.Encoder(make_tokenizer()), chat.Encoder(make_tokenizer(NO_SYSTEM))
+  assert chat.Encoder(make_tokenizer()).fingerprint == same.fingerprint != other.fingerprint
+
+
+GROUP = Segments("g", (9, 1, 2, 3, 4, 5), ((11, 12), (13, 14, 15)))
+
+
+@pytest.mark.parametrize(
+  ("limits", "prompt", "what"),
+  [
+    ({}, (9, 1, 2, 3, 4, 5), ""),
+    ({"max_length": 9}, (9, 1, 2, 3, 4, 5), ""),
+    ({"max_length": 8}, (9, 2, 3, 4, 5), "cut"),
+    ({"max_length": 8, "bos": None}, (1, 2, 3, 4, 5), "cut"),
+    ({"max_prompt": 3}, (9, 4, 5), "cut"),
+    ({"row_length": 9}, (9, 1, 2, 3, 4, 5), ""),
+    ({"row_length": 8}, (9, 2, 3, 4, 5), "cut"),
+    ({"max_length": 8, "row_length": 6, "max_prompt": 4}, (9, 4, 5), "cut"),
+    ({"max_length": 5}, (9, 5), "cut"),
+    ({"max_length": 4}, None, "dropped"),
+    ({"max_completion": 3}, (9, 1, 2, 3, 4, 5), ""),
+    ({"max_completion": 2}, None, "dropped"),
+    ({"max_length": 8, "too_long": "drop"}, None, "dropped"),
+  ],
+)
+def test_cut_shortens_prompts_behind_bos_and_never_answers(limits, prompt, what):
+  kept, happened = chat.cut(GROUP, chat.Limits(**{"bos": 9, **limits}))
+  assert happened == what
+  if prompt is None:
+    assert kept is None
+  else:
+    assert kept == dataclasses.replace(GROUP, prompt=prompt)
+
+
+@pytest.mark.parametrize("limits", [{"max_length": 8}, {"max_completion": 2}, {"row_length": 3}])
+def test_too_long_error_names_the_row(limits):
+  with pytest.raises(UserError, match="row g: 6 prompt tokens .* 3 answer tokens"):
+    chat.cut(GROUP, chat.Limits(too_long="error", **limits))
+
+
+def test_encode_all_counts_what_it_cut_and_dropped():
+  encoder = chat.Encoder(make_tokenizer(add_bos=True))
+  items = [Example("short", "ab", "c"), Example("long", "abcdefgh", "c"), Example("answer", "ab", "cdefgh")]
+  kept, report = chat.encode_all(items, encoder, chat.Limits(max_length=6))
+  assert [(segments.id, len(segments.prompt)) for segments in kept] == [("short", 3), ("long", 4)]
+  assert kept[1].prompt[0] == encoder.bos
+  assert (report.total, report.cut, report.dropped) == (3, ("long",), ("answer",))
+  assert str(report) == "3 rows: 1 prompts cut, 1 rows dropped as too long"
+
+
+def test_encode_all_refuses_to_drop_everything():
+  encoder = chat.Encoder(make_tokenizer())
+  with pytest.raises(UserError, match="all 1 rows are too long"):
+    chat.encode_all([Example("a", "abc", "defghi")], encoder, chat.Limits(max_length=6))
