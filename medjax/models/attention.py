@@ -66,12 +66,17 @@ def attend(
 ) -> Float[Array, "B T H E"]:
   """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245)."""
   B, T, H, E = q_BTHE.shape
-  K = k_BCKE.shape[2]
-  q_BTKGE = q_BTHE.reshape(B, T, K, H // K, E)
-  scores = jnp.einsum("BTKGE,BCKE->BKGTC", q_BTKGE, k_BCKE, preferred_element_type=jnp.float32) * E**-0.5
-  scores = jnp.where(visible_BTC[:, None, None], scores, -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v_BCKE.dtype)
-  return jnp.einsum("BKGTC,BCKE->BTKGE", weights, v_BCKE).reshape(B, T, H, E)
+  K, C = k_BCKE.shape[2], k_BCKE.shape[1]
+  G = H // K
+  # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul. With
+  # the axes left to the compiler, forward and backward took twice as long on a CPU.
+  q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E)
+  k_BKCE, v_BKCE = k_BCKE.transpose(0, 2, 1, 3), v_BCKE.transpose(0, 2, 1, 3)
+  scores_BKMC = jnp.einsum("BKME,BKCE->BKMC", q_BKME, k_BKCE, preferred_element_type=jnp.float32) * E**-0.5
+  scores_BKGTC = jnp.where(visible_BTC[:, None, None], scores_BKMC.reshape(B, K, G, T, C), -1e30)
+  weights_BKMC = jax.nn.softmax(scores_BKGTC, axis=-1).astype(v_BCKE.dtype).reshape(B, K, G * T, C)
+  out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
+  return out_BKME.reshape(B, K, G, T, E).transpose(0, 3, 1, 2, 4).reshape(B, T, H, E)
 
 
 class Attention(nnx.Module):

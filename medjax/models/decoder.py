@@ -88,7 +88,7 @@ class Decoder(nnx.Module):
   def extend(
     self, tokens_BT: Int[Array, "B T"], layout: Layout, cache: Cache, start: Int[Array, ""]
   ) -> tuple[Float[Array, "B T D"], Cache]:
-    """Writes T tokens into the cache at `start` and gives their hidden states, with all that the cache holds in view."""
+    """Writes T tokens into the cache at `start`; their hidden states, with all that the cache holds in view."""
     written = Layout(
       *(jax.lax.dynamic_update_slice(old, new, (0, start)) for old, new in zip(cache.layout, layout, strict=True))
     )
