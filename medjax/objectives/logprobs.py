@@ -1,0 +1,111 @@
+"""Hidden states -> log-probabilities of the scored tokens. The only place where training touches the vocabulary.
+
+The vocabulary is projected a chunk at a time with a running log-sum-exp in float32, and projected again in the
+backward pass: a (B, T, V) array never exists, and neither does a (B, S, V) one.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from medjax.data.packing import Batch
+
+CHUNK = 8192  # vocabulary entries projected at a time
+
+
+def token_logps(
+  hidden_BTD: Float[Array, "B T D"],
+  head_VD: Float[Array, "V D"],
+  source_index_BS: Int[Array, "B S"],
+  target_token_BS: Int[Array, "B S"],
+  chunk: int = CHUNK,
+) -> Float[Array, "B S"]:
+  """Log-probability of each target token under the hidden state that predicts it.
+
+  Args:
+    hidden_BTD: final hidden states, in the compute dtype.
+    head_VD: vocabulary projection; cast to the compute dtype.
+    source_index_BS: where in its own row the hidden state of a scored token is.
+    target_token_BS: the scored token.
+    chunk: vocabulary entries projected at a time.
+
+  Returns:
+    float32 [B, S]; what stands at unused slots is finite and without meaning.
+  """
+  hidden_BSD = jnp.take_along_axis(hidden_BTD, source_index_BS[..., None], axis=1)
+  chunks = -(-head_VD.shape[0] // chunk)
+  return _target_logps(hidden_BSD, head_VD.astype(hidden_BTD.dtype), target_token_BS, chunks)
+
+
+def sequence_logps(logps_BS: Float[Array, "B S"], batch: Batch) -> Float[Array, "B N"]:
+  """Sums of the scored tokens' log-probabilities over each sequence, float32."""
+  N = batch.example.shape[-1]
+  member_BSN = jax.nn.one_hot(batch.sequence_id, N, dtype=jnp.float32) * batch.weight[..., None]
+  return jnp.einsum("BS,BSN->BN", logps_BS, member_BSN, precision=jax.lax.Precision.HIGHEST)
+
+
+def _chunked(head_VD, chunks: int):
+  """[chunks, V / chunks, D]. Entry v goes to chunk v % chunks: each chunk takes equally from every vocabulary shard."""
+  V, D = head_VD.shape
+  width = -(-V // chunks)
+  padded = jnp.pad(head_VD, ((0, width * chunks - V), (0, 0))) if width * chunks != V else head_VD
+  return padded.reshape(width, chunks, D).swapaxes(0, 1)
+
+
+def _logits(hidden_BSD, head_WD, chunk_index, chunks: int, V: int):
+  """float32 logits of one chunk; -1e30 where the last entries are padding."""
+  logits_BSW = jnp.einsum("BSD,WD->BSW", hidden_BSD, head_WD, preferred_element_type=jnp.float32)
+  token_W = jnp.arange(head_WD.shape[0]) * chunks + chunk_index
+  return jnp.where(token_W[None, None, :] < V, logits_BSW, -1e30)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _target_logps(hidden_BSD, head_VD, target_BS, chunks):
+  return _forward(hidden_BSD, head_VD, target_BS, chunks)[0]
+
+
+def _forward(hidden_BSD, head_VD, target_BS, chunks):
+  V = head_VD.shape[0]
+
+  def step(carry, chunk):
+    top_BS, total_BS, target_logit_BS = carry
+    index, head_WD = chunk
+    logits_BSW = _logits(hidden_BSD, head_WD, index, chunks, V)
+    new_top_BS = jnp.maximum(top_BS, logits_BSW.max(axis=-1))
+    total_BS = total_BS * jnp.exp(top_BS - new_top_BS) + jnp.exp(logits_BSW - new_top_BS[..., None]).sum(axis=-1)
+    here_BS = jnp.take_along_axis(logits_BSW, (target_BS // chunks)[..., None], axis=-1)[..., 0]
+    target_logit_BS = jnp.where(target_BS % chunks == index, here_BS, target_logit_BS)
+    return (new_top_BS, total_BS, target_logit_BS), None
+
+  start = (jnp.full(target_BS.shape, -jnp.inf), jnp.zeros(target_BS.shape), jnp.zeros(target_BS.shape))
+  (top_BS, total_BS, target_logit_BS), _ = jax.lax.scan(step, start, (jnp.arange(chunks), _chunked(head_VD, chunks)))
+  logsumexp_BS = top_BS + jnp.log(total_BS)
+  return target_logit_BS - logsumexp_BS, (hidden_BSD, head_VD, target_BS, logsumexp_BS)
+
+
+def _backward(chunks, residuals, gradient_BS):
+  """d logp / d logit = [target] - softmax; projected back through the head, a chunk at a time."""
+  hidden_BSD, head_VD, target_BS, logsumexp_BS = residuals
+  V, D = head_VD.shape
+  dtype = hidden_BSD.dtype
+
+  def step(hidden_gradient_BSD, chunk):
+    index, head_WD = chunk
+    probability_BSW = jnp.exp(_logits(hidden_BSD, head_WD, index, chunks, V) - logsumexp_BS[..., None])
+    slot_BS = jnp.where(target_BS % chunks == index, target_BS // chunks, -1)
+    target_BSW = slot_BS[..., None] == jnp.arange(head_WD.shape[0])[None, None, :]
+    logit_gradient_BSW = (gradient_BS[..., None] * (target_BSW - probability_BSW)).astype(dtype)
+    hidden_gradient_BSD += jnp.einsum("BSW,WD->BSD", logit_gradient_BSW, head_WD, preferred_element_type=jnp.float32)
+    head_gradient_WD = jnp.einsum("BSW,BSD->WD", logit_gradient_BSW, hidden_BSD, preferred_element_type=jnp.float32)
+    return hidden_gradient_BSD, head_gradient_WD.astype(head_VD.dtype)
+
+  hidden_gradient_BSD, head_gradient_CWD = jax.lax.scan(
+    step, jnp.zeros(hidden_BSD.shape, jnp.float32), (jnp.arange(chunks), _chunked(head_VD, chunks))
+  )
+  head_gradient_VD = head_gradient_CWD.swapaxes(0, 1).reshape(-1, D)[:V]
+  return hidden_gradient_BSD.astype(dtype), head_gradient_VD, None
+
+
+_target_logps.defvjp(_forward, _backward)

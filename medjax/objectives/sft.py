@@ -1,0 +1,16 @@
+"""Supervised fine-tuning: cross-entropy of the completion's tokens."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medjax.data.packing import Batch
+from medjax.objectives.sums import Sum
+
+
+def loss(logps_BS: Float[Array, "B S"], batch: Batch) -> tuple[Sum, dict[str, Sum]]:
+  """Negative log-likelihood in nats a token, over scored tokens, as total and count.
+
+  Returns:
+    The loss, and no further metrics.
+  """
+  return Sum(-jnp.sum(logps_BS * batch.weight), jnp.sum(batch.weight)), {}
