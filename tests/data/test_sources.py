@@ -1,0 +1,285 @@
+import dataclasses
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from medjax import config as schema
+from medjax.data import items, sources
+from medjax.data.examples import Example, PreferencePair, Row
+from medjax.errors import UserError
+from medjax.tasks.task import Target, Task
+
+TASK = Task(
+  name="toy",
+  description="Urgency of a complaint.",
+  targets={"urgency": Target(("non-emergency", "emergency"), ordinal=True)},
+  instruction="How urgent is it?",
+  render=lambda fields: f"{fields['complaint']}, pain {fields['pain'] or 'not recorded'}",
+  answer="{urgency}",
+  rejections=lambda labels, fields, rng: [({"urgency": "non-emergency"}, "under-triage")],
+)
+ASK = {"role": "user", "content": "Q"}
+
+
+def say(text):
+  return {"role": "assistant", "content": text}
+
+
+def write(path, content):
+  if isinstance(content, bytes):
+    path.write_bytes(content)
+  elif isinstance(content, str):
+    path.write_text(content, encoding="utf-8")
+  else:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+  return str(path)
+
+
+def with_source(source, **overrides):
+  return schema.with_overrides(schema.base_config(), {"data.source": str(source), **overrides})
+
+
+def test_csv_jsonl_and_parquet_hold_the_same_rows(tmp_path):
+  rows = [{"text": "Fever, cough", "n": "1"}, {"text": 'says "ok"', "n": None}]
+  csv = write(tmp_path / "a.csv", '\ufefftext,n\r\n"Fever, cough",1\r\n\r\n"says ""ok""",\r\n')
+  jsonl = write(tmp_path / "a.jsonl", rows)
+  parquet = tmp_path / "a.parquet"
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+  read = {name: sources.read_records(name) for name in (csv, jsonl, str(parquet))}
+  assert all([dict(record.values) for record in records] == rows for records in read.values())
+  assert [record.id for record in read[csv]] == ["a.csv:2", "a.csv:4"]
+  assert [record.where for record in read[jsonl]] == [f"{jsonl} line 1", f"{jsonl} line 2"]
+
+
+def test_csv_line_numbers_survive_line_breaks_in_cells(tmp_path):
+  path = write(tmp_path / "a.csv", 'a,b\n"one\ntwo",1\nthree,2\n')
+  assert [record.id for record in sources.read_records(path)] == ["a.csv:2", "a.csv:4"]
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("a.csv", "", "a.csv has no rows"),
+    ("a.csv", "a,b\n", "a.csv has no rows"),
+    ("a.jsonl", "\n\n", "a.jsonl has no rows"),
+    ("a.csv", b"a,b\n1,2\nfi\xe8vre,3\n", r"a.csv line 3: byte 0xe8 is not UTF-8; convert .* iconv"),
+    ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl line 1: byte 0xff is not UTF-8"),
+    ("a.csv", "a,b\n1,2\n1,2,3\n", "a.csv line 3: 3 cells under 2 columns"),
+    ("a.csv", "a,a\n1,2\n", "a.csv line 1: column 'a' appears twice"),
+    ("a.csv", 'a,b\n1,2\n1,"2\n', "a.csv line 3: .*check its quotes"),
+    ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl line 2: not JSON \(.* at column"),
+    ("a.jsonl", "[1, 2]\n", "a.jsonl line 1: list instead of a JSON object"),
+    ("a.parquet", b"PAR1 but not really", "a.parquet is not a readable parquet file"),
+    ("a.xlsx", b"PK", r"a.xlsx ends in .xlsx; medjax reads .jsonl, .csv, .parquet"),
+  ],
+)
+def test_unreadable_files_are_refused_with_file_and_line(tmp_path, name, content, message):
+  with pytest.raises(UserError, match=message) as error:
+    sources.read_records(write(tmp_path / name, content))
+  assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_refused_with_the_name_that_was_meant(tmp_path):
+  write(tmp_path / "triage.csv", "a\n1\n")
+  with pytest.raises(UserError, match=r"triag.csv does not exist; did you mean .*triage.csv\?"):
+    sources.read_records(tmp_path / "triag.csv")
+
+
+def test_directory_gives_each_file_its_split(tmp_path):
+  for name, text in [
+    ("train.csv", "a\n1\n2\n"),
+    ("dev.csv", "a\n3\n"),
+    ("test.jsonl", '{"a": "4"}\n'),
+    ("notes.txt", ""),
+  ]:
+    write(tmp_path / name, text)
+  found = {(record.values["a"], record.split) for record in sources.read_records(tmp_path)}
+  assert found == {("1", "train"), ("2", "train"), ("3", "validation"), ("4", "test")}
+  write(tmp_path / "validation.csv", "a\n5\n")
+  with pytest.raises(UserError, match="dev.csv and validation.csv are both validation"):
+    sources.read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("row", "prompt", "completion"),
+  [
+    ({"prompt": "Q", "completion": " A"}, "Q", " A"),
+    ({"prompt": [ASK], "completion": [say("A")]}, (ASK,), "A"),
+    ({"messages": [ASK, say("B"), ASK, say("A")]}, (ASK, say("B"), ASK), "A"),
+  ],
+)
+def test_examples_in_every_form(tmp_path, row, prompt, completion):
+  records = sources.read_records(write(tmp_path / "a.jsonl", [row]))
+  assert items.examples_from_records(records, {}) == [Example("a.jsonl:1", prompt, completion)]
+
+
+@pytest.mark.parametrize(
+  ("row", "prompt"),
+  [
+    ({"prompt": "Q", "chosen": "good", "rejected": "bad"}, "Q"),
+    ({"prompt": [ASK], "chosen": [say("good")], "rejected": [say("bad")]}, (ASK,)),
+    ({"chosen": [ASK, say("good")], "rejected": [ASK, say("bad")]}, (ASK,)),
+    ({"prompt": "Q", "chosen": [ASK, say("good")], "rejected": [ASK, say("bad")]}, (ASK,)),
+  ],
+)
+def test_preference_pairs_in_trl_forms(tmp_path, row, prompt):
+  records = sources.read_records(write(tmp_path / "a.jsonl", [{"id": 7, **row}]))
+  assert items.pairs_from_records(records, {}) == [PreferencePair("7", prompt, "good", "bad", "given")]
+
+
+def test_columns_rename_what_the_source_calls_otherwise(tmp_path):
+  source = write(tmp_path / "a.jsonl", [{"question": "Q", "answer": "A", "key": "k1"}])
+  columns = {"prompt": "question", "completion": "answer", "id": "key"}
+  train = items.training_items(with_source(source, **{"data.columns": columns}))["train"]
+  assert train == [Example("k1", "Q", "A")]
+
+
+@pytest.mark.parametrize(
+  ("rows", "overrides", "message"),
+  [
+    (
+      [{"promt": "Q", "completion": "A"}],
+      {},
+      r"line 1: no column 'prompt'; did you mean 'promt'\? \(columns: promt, comp",
+    ),
+    (
+      [{"prompt": "Q", "completion": "A"}, {"prompt": "Q"}],
+      {},
+      r"line 2: no column 'completion'.*--config.data.columns.comp",
+    ),
+    ([{"prompt": "Q", "completion": 3}], {}, "line 1: completion is a int; it must be text"),
+    ([{"prompt": "Q", "completion": ""}], {}, "line 1: completion is empty"),
+    ([{"messages": [ASK]}], {}, "line 1: the last message of messages must be an assistant's"),
+    ([{"messages": [{"role": "doctor", "content": "x"}]}], {}, "line 1: messages has role 'doctor'"),
+    ([{"messages": ["x"]}], {}, "line 1: messages must hold messages such as"),
+    ([{"prompt": "Q", "completion": [say("a"), say("b")]}], {}, "completion holds 2 messages"),
+    ([{"id": 1, "prompt": "Q", "completion": "A"}] * 2, {}, r"line 2: id '1' is also the id of .* line 1"),
+    ([{"split": "trian", "prompt": "Q", "completion": "A"}], {}, "line 1: split is 'trian', not one of"),
+    ([{"split": "test", "prompt": "Q", "completion": "A"}], {}, "no train rows"),
+    ([{"prompt": "Q", "completion": "A"}], {"data.columns.promt": "prompt"}, "columns.promt names no field"),
+    ([{"prompt": "Q", "chosen": "A", "rejected": "A"}], {"method": "dpo"}, "line 1: chosen and rejected are the same"),
+    ([{"prompt": "Q", "chosen": "A"}], {"method": "dpo"}, "line 1: no column 'rejected'"),
+    (
+      [{"chosen": [ASK, say("A")], "rejected": [say("x"), say("B")]}],
+      {"method": "dpo"},
+      "line 1: chosen and rejected differ before their last",
+    ),
+    (
+      [{"prompt": "other", "chosen": [ASK, say("A")], "rejected": [ASK, say("B")]}],
+      {"method": "dpo"},
+      "line 1: the prompt is not among the messages of chosen",
+    ),
+  ],
+)
+def test_training_rows_that_do_not_fit_are_refused_with_file_and_line(tmp_path, rows, overrides, message):
+  source = write(tmp_path / "a.jsonl", rows)
+  with pytest.raises(UserError, match=message) as error:
+    items.training_items(with_source(source, **overrides))
+  assert "\n" not in str(error.value)
+
+
+def test_training_reads_split_column_and_limits_and_never_the_test_split(tmp_path):
+  rows = [{"id": i, "prompt": "Q", "completion": "A", "split": s} for i, s in enumerate("train train dev test".split())]
+  source = write(tmp_path / "a.jsonl", rows)
+  read = items.training_items(with_source(source, **{"data.train_rows": 1}))
+  assert {split: [item.id for item in found] for split, found in read.items()} == {"train": ["0"], "validation": ["2"]}
+
+
+def patients(count):
+  lines = [f"{i},{i // 3},pain {i},{i % 10}, {('Emergency', 'NON-emergency')[i % 2]} " for i in range(count)]
+  return "visit,patient,complaint,pain,expert\n" + "\n".join(lines) + "\n"
+
+
+COLUMNS = {"data.columns": {"urgency": "expert", "id": "visit"}, "data.split_by": "patient"}
+
+
+def test_task_rows_split_by_patient_with_labels_as_the_task_spells_them(tmp_path):
+  config = with_source(write(tmp_path / "a.csv", patients(600)), **COLUMNS)
+  splits = items.task_rows(config, TASK)
+  groups = {split: {row.group for row in rows} for split, rows in splits.items()}
+  assert sum(map(len, splits.values())) == 600 and sum(map(len, groups.values())) == 200
+  assert (
+    120 <= len(groups["train"]) <= 160 and 10 <= len(groups["validation"]) <= 32 and 25 <= len(groups["test"]) <= 55
+  )
+  row = next(row for rows in splits.values() for row in rows if row.id == "1")
+  assert row == Row(
+    "1", "0", {"visit": "1", "patient": "0", "complaint": "pain 1", "pain": "1"}, {"urgency": "non-emergency"}
+  )
+  assert "expert" not in row.fields
+
+
+def test_the_split_of_a_patient_depends_on_the_patient_alone(tmp_path):
+  few, many = (with_source(write(tmp_path / f"{n}.csv", patients(n)), **COLUMNS) for n in (90, 300))
+  many = schema.with_overrides(many, {"seed": 5})
+  in_few, in_many = (
+    {row.group: split for split, rows in items.task_rows(config, TASK).items() for row in rows}
+    for config in (few, many)
+  )
+  assert in_few.items() <= in_many.items()
+
+
+def test_limits_keep_the_first_rows(tmp_path):
+  source = write(tmp_path / "a.csv", patients(300))
+  full = items.task_rows(with_source(source, **COLUMNS), TASK)
+  limits = {"data.train_rows": 5, "data.validation_rows": 3, "data.test_rows": 2}
+  limited = items.task_rows(with_source(source, **COLUMNS, **limits), TASK)
+  assert limited == {"train": full["train"][:5], "validation": full["validation"][:3], "test": full["test"][:2]}
+
+
+@pytest.mark.parametrize(
+  ("text", "overrides", "message"),
+  [
+    ("complaint,pain,urgency\na,1,urgent\n", {}, "line 2: urgency is 'urgent', not one of non-emergency, emergency"),
+    ("complaint,pain,urgency\na,1,emergensy\n", {}, r"did you mean 'emergency'\?"),
+    ("complaint,pain,urgency\na,1,\n", {}, "line 2: urgency is None, not one of"),
+    ("complaint,pain,urgncy\na,1,emergency\n", {}, r"line 2: no column 'urgency'; did you mean 'urgncy'\?"),
+    ("complaint,urgency\na,emergency\n", {}, r"line 2: no column 'pain'.*--config.data.columns.pain=COLUMN"),
+    ("complaint,pain,urgency\na,1,emergency\n", {"data.columns.pain": "NRS"}, "line 2: no column 'NRS'.*columns.pain="),
+    ("complaint,pain,urgency\na,1,emergency\n", {"data.split_by": "patient"}, "line 2: no column 'patient'"),
+    ("complaint,pain,urgency,p\na,1,emergency,\n", {"data.split_by": "p"}, "line 2: p is empty"),
+    (
+      "complaint,pain,urgency,p,split\na,1,emergency,7,train\nb,1,emergency,7,test\n",
+      {"data.split_by": "p"},
+      "line 3: p '7' is in train and in test",
+    ),
+  ],
+)
+def test_task_rows_that_do_not_fit_are_refused_with_file_and_line(tmp_path, text, overrides, message):
+  source = write(tmp_path / "a.csv", text)
+  with pytest.raises(UserError, match=message) as error:
+    items.task_rows(with_source(source, **overrides), TASK)
+  assert str(error.value).startswith(source) and "\n" not in str(error.value)
+
+
+def test_task_without_data_asks_for_a_file():
+  with pytest.raises(UserError, match="task toy has no data of its own"):
+    items.task_rows(schema.base_config(), TASK)
+
+
+def test_own_data_of_a_task_becomes_examples_and_pairs():
+  rows = [Row(str(i), str(i), {"complaint": "c", "pain": None}, {"urgency": "emergency"}) for i in range(3)]
+  task = dataclasses.replace(TASK, load=lambda: {"train": rows[:2], "validation": rows[2:], "test": []})
+  config = schema.base_config()
+  examples = items.training_items(config, task)
+  assert [item.completion for item in examples["train"]] == ["emergency"] * 2
+  config.method = "dpo"
+  pairs = items.training_items(config, task)
+  assert [(p.chosen, p.rejected, p.how) for p in pairs["validation"]] == [
+    ("emergency", "non-emergency", "under-triage")
+  ]
+
+
+def test_rows_to_predict_need_no_labels_and_keep_them_out_of_the_prompt(tmp_path):
+  config = with_source("", **{"data.columns.urgency": "expert"})
+  without = write(tmp_path / "a.csv", "complaint,pain\na,1\nb,\n")
+  assert [row.labels for row in items.rows_to_predict(config, TASK, without)] == [{}, {}]
+  with_labels = write(tmp_path / "b.csv", "complaint,pain,expert\na,1,who knows\n")
+  assert items.rows_to_predict(config, TASK, with_labels)[0].fields == {"complaint": "a", "pain": "1"}
+
+
+def test_fingerprint_follows_content():
+  one, other = Example("a", (ASK,), "A"), Example("a", (ASK,), "B")
+  assert items.fingerprint([one]) == items.fingerprint([dataclasses.replace(other, completion="A")])
+  assert len({items.fingerprint(found) for found in ([one], [other], [one, other], [])}) == 4
