@@ -8,9 +8,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from medjax.data.packing import Batch
+from medjax.models.attention import Layout
+from medjax.models.decoder import Params, bind, head_matrix
 
 CHUNK = 8192  # vocabulary entries projected at a time
 
@@ -44,6 +47,14 @@ def sequence_logps(logps_BS: Float[Array, "B S"], batch: Batch) -> Float[Array, 
   N = batch.example.shape[-1]
   member_BSN = jax.nn.one_hot(batch.sequence_id, N, dtype=jnp.float32) * batch.weight[..., None]
   return jnp.einsum("BS,BSN->BN", logps_BS, member_BSN, precision=jax.lax.Precision.HIGHEST)
+
+
+def policy_logps(graph: nnx.GraphDef, params: Params, batch: Batch) -> tuple[Float[Array, "B S"], Float[Array, "B N"]]:
+  """Log-probabilities of a packed batch under the model: of each scored token, and summed over each sequence."""
+  layout = Layout(batch.positions, batch.segments, batch.branches)
+  hidden_BTD = bind(graph, params)(batch.tokens, layout)
+  logps_BS = token_logps(hidden_BTD, head_matrix(params), batch.source_index, batch.target_token)
+  return logps_BS, sequence_logps(logps_BS, batch)
 
 
 def _chunked(head_VD, chunks: int):
@@ -86,7 +97,7 @@ def _forward(hidden_BSD, head_VD, target_BS, chunks):
 
 
 def _backward(chunks, residuals, gradient_BS):
-  """d logp / d logit = [target] - softmax; projected back through the head, a chunk at a time."""
+  """Gradient: d logp / d logit = [target] - softmax; projected back through the head, a chunk at a time."""
   hidden_BSD, head_VD, target_BS, logsumexp_BS = residuals
   V, D = head_VD.shape
   dtype = hidden_BSD.dtype

@@ -1,4 +1,4 @@
-"""Losses on preference pairs: one table, each entry a function of the two implicit-reward differences."""
+"""Losses on preference pairs: one table, each entry a function of the margin between two log-ratios."""
 
 from collections.abc import Callable
 
@@ -13,21 +13,29 @@ Loss = Callable[[Float[Array, "..."], float, float], Float[Array, "..."]]
 
 
 def sigmoid(margin: Float[Array, "..."], beta: float, label_smoothing: float) -> Float[Array, "..."]:
-  """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7), conservative DPO where `label_smoothing` > 0.
+  """DPO: -log sigmoid(beta m), Rafailov et al. 2023, arXiv 2305.18290, eq. 7. Reads no label smoothing."""
+  del label_smoothing
+  return -jax.nn.log_sigmoid(beta * margin)
 
-  `-(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m)` with `e` the chance that a pair's labels are swapped
-  (Mitchell 2023, "A note on DPO with noisy preferences", eq. 3; without label smoothing it is plain DPO). TRL's
-  `sigmoid` loss reads no label smoothing since 1.0; this one does.
+
+def cdpo(margin: Float[Array, "..."], beta: float, label_smoothing: float) -> Float[Array, "..."]:
+  """Conservative DPO: -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m).
+
+  `e` is the chance that a pair's labels are swapped (Mitchell 2023, "A note on DPO with noisy preferences", eq. 3).
+  Until version 1.0 TRL's `sigmoid` with `label_smoothing` was this loss; now it ignores the smoothing.
   """
-  return -(1 - label_smoothing) * jax.nn.log_sigmoid(beta * margin) - label_smoothing * jax.nn.log_sigmoid(
-    -beta * margin
-  )
+  agree, disagree = jax.nn.log_sigmoid(beta * margin), jax.nn.log_sigmoid(-beta * margin)
+  return -(1 - label_smoothing) * agree - label_smoothing * disagree
 
 
-LOSSES: dict[str, Loss] = {"sigmoid": sigmoid}
+# Each loss is a function of (m, beta, label_smoothing), where m [pairs] is the chosen answer's log-ratio of policy to
+# reference less the rejected answer's, in nats.
+LOSSES: dict[str, Loss] = {"sigmoid": sigmoid, "cdpo": cdpo}
 
-# The loss where policy and reference agree (margin 0), by name: what step 0 must show.
-STEP_0: dict[str, float] = {"sigmoid": 0.6931471805599453}
+
+def loss_at_reference(name: str, beta: float, label_smoothing: float) -> float:
+  """The loss where the policy is the reference (margin 0): what step 0 must show."""
+  return float(LOSSES[name](jnp.zeros(()), beta, label_smoothing))
 
 
 def loss(
@@ -40,23 +48,24 @@ def loss(
     batch: carries `reference_logp` [B, N] and which sequences exist.
     name: key of `LOSSES`.
     beta: weight of the implicit KL penalty.
-    label_smoothing: chance that a pair's labels are swapped.
+    label_smoothing: chance that a pair's labels are swapped, for the losses that read it.
 
   Returns:
     The loss a pair, and metrics: rewards (beta times the log-ratio to the reference, eq. 5 of the DPO paper) of the
     chosen and the rejected answer, their margin, and how often it is above 0.
   """
-  rewards_BN = beta * (logp_BN - batch.reference_logp)
-  pairs = lambda x_BN: x_BN.reshape(x_BN.shape[0], -1, 2)
-  chosen_BP, rejected_BP = pairs(rewards_BN)[..., 0], pairs(rewards_BN)[..., 1]
-  real_BP = (pairs(batch.example)[..., 0] >= 0).astype(jnp.float32)
+  ratio_BP2 = (logp_BN - batch.reference_logp).reshape(logp_BN.shape[0], -1, 2)
+  chosen_BP, rejected_BP = ratio_BP2[..., 0], ratio_BP2[..., 1]
   margin_BP = chosen_BP - rejected_BP
-  losses_BP = LOSSES[name](margin_BP / beta, beta, label_smoothing)
-  over_pairs = lambda x_BP: Sum(jnp.sum(x_BP * real_BP), jnp.sum(real_BP))
+  real_BP = (batch.example.reshape(ratio_BP2.shape)[..., 0] >= 0).astype(jnp.float32)
+
+  def over_pairs(x_BP):
+    return Sum(jnp.sum(x_BP * real_BP), jnp.sum(real_BP))
+
   metrics = {
-    "rewards/chosen": chosen_BP,
-    "rewards/rejected": rejected_BP,
-    "rewards/margin": margin_BP,
-    "rewards/accuracy": (margin_BP > 0).astype(jnp.float32),
+    "rewards/chosen": over_pairs(beta * chosen_BP),
+    "rewards/rejected": over_pairs(beta * rejected_BP),
+    "rewards/margin": over_pairs(beta * margin_BP),
+    "rewards/accuracy": over_pairs((margin_BP > 0).astype(jnp.float32)),
   }
-  return over_pairs(losses_BP), {key: over_pairs(value) for key, value in metrics.items()}
+  return over_pairs(LOSSES[name](margin_BP, beta, label_smoothing)), metrics

@@ -14,5 +14,5 @@ class Sum(NamedTuple):
 
   @property
   def mean(self) -> Float[Array, ""]:
-    """total / count, and 0 where nothing was counted."""
+    """The mean: total / count, and 0 where nothing was counted."""
     return self.total / jnp.maximum(self.count, 1.0)

@@ -1,0 +1,62 @@
+"""The one mesh of a run, and where the state and the batch live on it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from medjax.errors import UserError
+from medjax.models.config import ModelConfig
+from medjax.models.sharding import AXES, BATCH, parameter_specs
+
+
+def make_mesh(sizes: dict[str, int], devices: list | None = None) -> Mesh:
+  """A mesh over all devices with the axes `data, fsdp, tensor, sequence`.
+
+  Args:
+    sizes: size of each axis; one may be -1, which stands for the devices that are left.
+    devices: the devices to use, all by default.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  known = int(np.prod([size for size in sizes.values() if size != -1]))
+  shape = [sizes[axis] if sizes[axis] != -1 else max(1, len(devices) // known) for axis in AXES]
+  if int(np.prod(shape)) != len(devices):
+    wanted = ", ".join(f"mesh.{axis}={sizes[axis]}" for axis in AXES)
+    raise UserError(f"{wanted} does not divide {len(devices)} devices; set one axis to -1 or change the sizes")
+  return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def check_divides(config: ModelConfig, mesh: Mesh, row_length: int) -> None:
+  """Raises UserError where a dimension of the model or the row does not divide over its mesh axis."""
+  for what, size, axis in (
+    ("the model's width", config.width, "fsdp"),
+    ("the model's query heads", config.num_heads, "tensor"),
+    ("the model's key-value heads", config.num_kv_heads, "tensor"),
+    ("the model's ffn width", config.ffn_width, "tensor"),
+    ("the model's vocabulary", config.vocab_size, "tensor"),
+    ("train.row_length", row_length, "sequence"),
+  ):
+    if size % mesh.shape[axis]:
+      raise UserError(f"{what} ({size}) does not divide by mesh.{axis} = {mesh.shape[axis]}; change mesh.{axis}")
+
+
+def batch_multiple(mesh: Mesh) -> int:
+  """Rows of a microbatch must be a multiple of this."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+  """Rows over `data` and `fsdp`, after `leading` axes that are not sharded."""
+  return NamedSharding(mesh, P(*(None,) * leading, BATCH))
+
+
+def parameter_shardings(params: Any, mesh: Mesh) -> Any:
+  """Where each parameter lives, in a tree of the same structure."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec), parameter_specs(params), is_leaf=lambda x: isinstance(x, P)
+  )

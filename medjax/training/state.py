@@ -1,0 +1,46 @@
+"""What a run carries from step to step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+from medjax.models.decoder import Params
+from medjax.training.mesh import parameter_shardings
+
+
+class TrainState(NamedTuple):
+  """Steps done, float32 master weights, and the optimizer's state."""
+
+  step: Int[Array, ""]
+  params: Params
+  optimizer: Any
+
+
+def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state at step 0. To be called under jit, so that the optimizer's state is made where it lives."""
+  params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def abstract(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """Shapes and dtypes of the state, without arrays."""
+  return jax.eval_shape(lambda p: create(p, optimizer), params)
+
+
+def shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Where each part of the state lives: moments with their parameters, counts everywhere."""
+  replicated = NamedSharding(mesh, P())
+  of_params = parameter_shardings(state.params, mesh)
+  of_optimizer = optax.tree_map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    state.optimizer,
+    of_params,
+    transform_non_params=lambda _: replicated,
+  )
+  return TrainState(replicated, of_params, of_optimizer)
