@@ -6,17 +6,17 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 
 @contextlib.contextmanager
-def write_aside(path: str | os.PathLike) -> Iterator[TextIO]:
-  """Opens a text file for writing beside `path` and renames it into place when the block ends well."""
+def write_aside(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
+  """Opens a file for writing beside `path` and renames it into place when the block ends well."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with open(aside, "w", encoding="utf-8") as file:
+    with open(aside, "wb") if binary else open(aside, "w", encoding="utf-8") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

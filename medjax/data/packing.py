@@ -4,6 +4,7 @@ The layout of a row is in docs/architecture.md: `[prompt | branch 1 | branch 2 |
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,8 @@ def plain_tokens(group: Segments) -> int:
 def choose_shape(groups: Sequence[Segments], row_length: int) -> RowShape:
   """The row shape for a dataset: T as asked, S and N for what such a row holds on average and a quarter more.
 
+  S is a power of two, and N one times the branches of a group, so that like datasets share a compiled program.
+
   Raises:
     UserError: a group is longer than a row.
   """
@@ -88,9 +91,13 @@ def choose_shape(groups: Sequence[Segments], row_length: int) -> RowShape:
   lengths = np.array([row_tokens(group) for group in groups])
   scored = np.array([scored_tokens(group) for group in groups])
   branches = max(len(group.completions) for group in groups)
-  per_row = row_length / lengths.mean()
-  S = max(int(1.25 * scored.mean() * per_row), int(scored.max()))
-  return RowShape(row_length, 16 * -(-S // 16), branches * max(1, round(1.25 * per_row)))
+  per_row = 1.25 * row_length / lengths.mean()
+  scored_positions = max(scored.mean() * per_row, scored.max(), 16)
+  return RowShape(row_length, _power_of_two(scored_positions), branches * _power_of_two(per_row))
+
+
+def _power_of_two(least: float) -> int:
+  return 1 << math.ceil(math.log2(max(least, 1)))
 
 
 def assign_rows(groups: Sequence[Segments], shape: RowShape) -> list[list[int]]:

@@ -1,0 +1,65 @@
+"""Log-probabilities of many groups under fixed weights: the reference pass and label scoring are both this."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from medjax.data.examples import Segments
+from medjax.data.packing import assign_rows, choose_shape, fill_rows, row_tokens
+from medjax.models.decoder import Params
+from medjax.objectives.logprobs import policy_logps
+
+_CHUNK = 512  # groups packed together
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _logp_BN(graph, params, batch):
+  return policy_logps(graph, params, batch)[1]
+
+
+def score(
+  graph: nnx.GraphDef,
+  params: Params,
+  groups: Sequence[Segments],
+  row_length: int,
+  rows: int,
+  sharding: jax.sharding.Sharding | None = None,
+  advance: Callable[[int], None] = lambda groups: None,
+) -> list[np.ndarray]:
+  """Log-probability of each completion given its prompt; the prompt is computed once for all of its completions.
+
+  Args:
+    graph: the decoder.
+    params: its parameters.
+    groups: prompts with any number of completions each.
+    row_length: tokens of a packed row; raised to the longest group, rounded up to 64.
+    rows: rows computed at once.
+    sharding: where a batch lives, None for the default device.
+    advance: told how many groups have just been scored.
+
+  Returns:
+    For each group float32 [completions], in nats.
+  """
+  if not groups:
+    return []
+  longest = max(row_tokens(group) for group in groups)
+  shape = choose_shape(groups, max(row_length, 64 * -(-longest // 64)))
+  scores: list[np.ndarray] = [np.zeros(len(group.completions), np.float32) for group in groups]
+  for first in range(0, len(groups), _CHUNK):
+    chunk = groups[first : first + _CHUNK]
+    assignment = assign_rows(chunk, shape)
+    for start in range(0, len(assignment), rows):
+      held = assignment[start : start + rows]
+      batch = fill_rows(chunk, range(first, first + len(chunk)), held, shape, rows)
+      logp_BN = np.asarray(jax.device_get(_logp_BN(graph, params, jax.device_put(batch, sharding))))
+      for b, members in enumerate(held):
+        at = 0
+        for member in members:
+          size = len(chunk[member].completions)
+          scores[first + member][:] = logp_BN[b, at : at + size]
+          at += size
+      advance(sum(map(len, held)))
+  return scores

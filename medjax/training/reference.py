@@ -1,0 +1,95 @@
+"""Log-probabilities under the reference model: computed once, kept on disk under a key that says what they are of."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from medjax import files
+from medjax.data.examples import Segments
+from medjax.models.decoder import Params
+from medjax.objectives.scoring import score
+
+
+@jax.jit
+def _checksums(params: Params) -> jax.Array:
+  """Two uint32 sums for each parameter over its bits, mixed with their places; equal on every mesh."""
+
+  def sums(x):
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(-1)
+    place = jnp.arange(bits.size, dtype=jnp.uint32)
+    mixed = (bits ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA77)
+    mixed = mixed ^ (mixed >> 15)
+    return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed * (2 * place + 1), dtype=jnp.uint32)])
+
+  return jnp.stack([sums(x) for x in jax.tree.leaves(params)])
+
+
+def weights_fingerprint(params: Params) -> str:
+  """Names the values of all parameters."""
+  return files.fingerprint(np.asarray(jax.device_get(_checksums(params))).tolist())
+
+
+def cache_key(params: Params, groups: Sequence[Segments], row_length: int, described: Mapping[str, Any]) -> str:
+  """Names all that the log-probabilities depend on.
+
+  Args:
+    params: weights, by their values.
+    groups: token ids, which follow from texts, template, tokenizer and limits.
+    row_length: decides which groups are computed beside each other.
+    described: model config, compute dtype and tokenizer.
+  """
+  ids = [[group.prompt, group.completions] for group in groups]
+  return files.fingerprint(
+    {
+      "weights": weights_fingerprint(params),
+      "segments": files.fingerprint(ids),
+      "row_length": row_length,
+      "backend": jax.default_backend(),
+      "jax": jax.__version__,
+      **described,
+    }
+  )
+
+
+def cache_directory() -> pathlib.Path:
+  """`$MEDJAX_CACHE/reference`, by default under `~/.cache/medjax`."""
+  return pathlib.Path(os.environ.get("MEDJAX_CACHE", "~/.cache/medjax")).expanduser() / "reference"
+
+
+def reference_logps(
+  graph: nnx.GraphDef,
+  params: Params,
+  groups: Sequence[Segments],
+  row_length: int,
+  rows: int,
+  sharding: jax.sharding.Sharding | None,
+  described: Mapping[str, Any],
+  advance: Callable[[int], None] = lambda groups: None,
+) -> np.ndarray:
+  """float32 [groups, branches] log-probabilities of chosen and rejected answers under `params`, from the cache or new.
+
+  Args:
+    graph: the decoder.
+    params: the reference model's parameters.
+    groups: preference pairs.
+    row_length: tokens of a packed row.
+    rows: rows computed at once.
+    sharding: where a batch lives.
+    described: goes into the key, see `cache_key`.
+    advance: told how many groups have just been done.
+  """
+  path = cache_directory() / f"{cache_key(params, groups, row_length, described)}.npy"
+  if path.exists():
+    advance(len(groups))
+    return np.load(path)
+  logps = np.stack(score(graph, params, groups, row_length, rows, sharding, advance))
+  with files.write_aside(path, binary=True) as file:
+    np.save(file, logps)
+  return logps
