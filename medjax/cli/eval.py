@@ -1,0 +1,72 @@
+"""`medjax eval`: a model or checkpoint on a split of a task."""
+
+import json
+import pathlib
+import re
+
+from absl import flags
+
+from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.errors import UserError
+
+
+def _define(values: flags.FlagValues) -> None:
+  flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint directory or model.", required=True, flag_values=values)
+  flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
+  flags.DEFINE_enum(
+    "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
+  )
+  flags.DEFINE_string("name", "", "NAME of the results; else made of checkpoint and split.", flag_values=values)
+  flags.DEFINE_boolean("json", False, "Print the metrics as JSON.", flag_values=values)
+
+
+def _run(arguments: Arguments) -> None:
+  values = arguments.flags
+  workdir = pathlib.Path(values.workdir)
+  config = load_config(arguments, [pathlib.Path(values.checkpoint) / "config.json", workdir / "config.json"])
+  if not config.task:
+    raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
+  split = values.split or config.evaluation.split
+  name = values.name or _name(values.checkpoint, workdir, split)
+  if pathlib.Path(name).name != name:
+    raise UserError(f"--name is {name!r}: it must be the name of a folder, without /")
+  from medjax.evaluation.evaluate import evaluate
+
+  out = workdir / "eval" / name
+  metrics = evaluate(config, values.checkpoint, split, out)
+  if values.json:
+    print(json.dumps(metrics, indent=2))
+    return
+  for key, value in _numbers(metrics):
+    print(f"{key:<48}{value:>12.4f}" if isinstance(value, float) else f"{key:<48}{value:>12}")
+  print(out / "predictions.jsonl")
+  print(out / "metrics.json")
+
+
+def _name(checkpoint: str, workdir: pathlib.Path, split: str) -> str:
+  """A folder name for the results: the split, and the checkpoint where it is not that of the workdir."""
+  path = pathlib.Path(checkpoint)
+  if path.exists() and path.resolve() == workdir.resolve():
+    return split
+  return f"{re.sub(r'[^A-Za-z0-9.]+', '-', path.resolve().name if path.exists() else checkpoint).strip('-.')}-{split}"
+
+
+def _numbers(values: dict, prefix: str = "") -> list[tuple[str, float | int]]:
+  """The numbers of nested mappings under dotted names."""
+  found = []
+  for key, value in values.items():
+    if isinstance(value, dict):
+      found += _numbers(value, f"{prefix}{key}.")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      found.append((f"{prefix}{key}", value))
+  return found
+
+
+VERB = Verb(
+  "score a model or checkpoint on a split of a task",
+  "medjax eval --config=configs/triage.py --checkpoint=runs/triage-sft --workdir=runs/triage-sft",
+  _define,
+  _run,
+  takes_config=True,
+  compiles=True,
+)

@@ -1,0 +1,93 @@
+"""`medjax VERB`: finds the verb, runs it, and turns what goes wrong into one line and an exit code."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import medjax
+from medjax import runtime
+from medjax.cli import verb as verbs
+from medjax.errors import RunError, Stopped, UserError
+
+VERBS = ("tasks", "models", "generate", "train", "eval", "predict", "study")
+EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_STOPPED = 0, 1, 2, 75
+
+
+def console() -> None:
+  """The console script."""
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs a command line.
+
+  Args:
+    argv: the words after `medjax`.
+
+  Returns:
+    The exit code: 0 done, 1 failed, 2 unusable flags, config or data, 75 stopped on request.
+  """
+  debug = "--debug" in argv
+  name = argv[0] if argv else ""
+  title = f"medjax {name}" if name in VERBS else "medjax"
+  try:
+    _run(argv)
+    sys.stdout.flush()
+    return EXIT_DONE
+  except UserError as error:
+    code, line = EXIT_UNUSABLE, str(error)
+  except Stopped as stop:
+    code, line = EXIT_STOPPED, str(stop)
+  except RunError as error:
+    code, line = EXIT_FAILED, str(error)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush there
+    code, line = EXIT_FAILED, "stdout was closed before all was written"
+  except KeyboardInterrupt:
+    code, line = EXIT_FAILED, "interrupted"
+  except Exception as error:
+    code, line = EXIT_FAILED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+  if debug:
+    traceback.print_exc()
+  print(f"{title}: {' '.join(line.split())}", file=sys.stderr)
+  return code
+
+
+def _run(argv: Sequence[str]) -> None:
+  if not argv or argv[0] in ("--help", "-h", "help"):
+    print(overview())
+    return
+  if argv[0] == "--version":
+    print(f"medjax {medjax.__version__}")
+    return
+  name = argv[0]
+  if name not in VERBS:
+    near = difflib.get_close_matches(name.lstrip("-"), VERBS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(VERBS)}"
+    raise UserError(f"unknown {'flag' if name.startswith('-') else 'verb'} {name!r}; {hint}")
+  verb = _verb(name)
+  arguments = verbs.parse(name, verb, argv[1:])
+  if arguments.flags.help:
+    print(verbs.help_text(name, verb))
+    return
+  if not arguments.flags.debug:
+    runtime.quiet()
+  if verb.compiles:
+    runtime.keep_compiled_programs()
+  verb.run(arguments)
+
+
+def overview() -> str:
+  """The list of verbs."""
+  lines = [f"  {name:<10}{_verb(name).summary}" for name in VERBS]
+  return "\n".join(
+    ["medjax VERB [--flags]: fine-tuning of language models on clinical tasks", "", *lines, ""]
+    + ["`medjax VERB --help` lists the flags of a verb; `medjax --version` tells the version."]
+  )
+
+
+def _verb(name: str) -> verbs.Verb:
+  return importlib.import_module(f"medjax.cli.{name}").VERB

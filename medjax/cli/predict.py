@@ -1,0 +1,37 @@
+"""`medjax predict`: labels for rows that have none."""
+
+import pathlib
+
+from absl import flags
+
+from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.errors import UserError
+
+
+def _define(values: flags.FlagValues) -> None:
+  flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint directory or model.", required=True, flag_values=values)
+  flags.DEFINE_string("input", None, "Rows to predict: .jsonl, .csv or .parquet.", required=True, flag_values=values)
+  flags.DEFINE_string("output", None, "Where to write predictions, as .jsonl.", required=True, flag_values=values)
+
+
+def _run(arguments: Arguments) -> None:
+  values = arguments.flags
+  config = load_config(arguments, [pathlib.Path(values.checkpoint) / "config.json"])
+  if not config.task:
+    raise UserError("config.task is empty; name the task to predict (`medjax tasks`)")
+  if not pathlib.Path(values.input).is_file():
+    raise UserError(f"--input is {values.input!r}: no such file")
+  from medjax.evaluation.evaluate import predict
+
+  predict(config, values.checkpoint, pathlib.Path(values.input), pathlib.Path(values.output))
+  print(values.output)
+
+
+VERB = Verb(
+  "label rows that have no labels",
+  "medjax predict --config=configs/triage.py --checkpoint=runs/triage-sft --input=new.csv --output=labels.jsonl",
+  _define,
+  _run,
+  takes_config=True,
+  compiles=True,
+)

@@ -1,0 +1,40 @@
+"""`medjax train`: one stage of training."""
+
+import pathlib
+
+from absl import flags
+
+from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.errors import UserError
+
+
+def _define(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of checkpoints and metrics; the same command goes on there.",
+    required=True,
+    flag_values=values,
+  )
+
+
+def _run(arguments: Arguments) -> None:
+  from medjax import config as schema
+
+  config = load_config(arguments)
+  schema.validate_data(config)
+  if config.method == "base":
+    raise UserError("config.method is 'base', which trains nothing; set it to sft or dpo")
+  from medjax.training.loop import train
+
+  train(config, pathlib.Path(arguments.flags.workdir))
+
+
+VERB = Verb(
+  "fine-tune a model by SFT or DPO",
+  "medjax train --config=configs/triage.py --workdir=runs/triage-sft",
+  _define,
+  _run,
+  takes_config=True,
+  compiles=True,
+)

@@ -1,0 +1,183 @@
+"""What a verb is, and how its command line is read."""
+
+import dataclasses
+import difflib
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from medjax.errors import UserError
+
+
+_KINDS = {"string": "TEXT", "int": "N", "float": "X"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+  """A verb of the command line.
+
+  Attributes:
+    summary: one line for `medjax`.
+    example: a command that works, for `medjax VERB --help`.
+    define: adds the verb's own flags to a set of flags.
+    run: does the work.
+    takes_config: whether `--config` and `--config.key=value` belong to it.
+    compiles: whether it runs JAX programs worth keeping on disk.
+  """
+
+  summary: str
+  example: str
+  define: Callable[[flags.FlagValues], None]
+  run: Callable[["Arguments"], None]
+  takes_config: bool = False
+  compiles: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+  """A command line that was read: the flags, and the config's file and overrides as typed."""
+
+  flags: flags.FlagValues
+  config: str
+  overrides: Mapping[str, str]
+
+
+def no_flags(values: flags.FlagValues) -> None:
+  """For verbs without flags of their own."""
+  del values
+
+
+def define_flags(verb: Verb) -> flags.FlagValues:
+  """The flags of a verb, with those that every verb has."""
+  values = flags.FlagValues()
+  verb.define(values)
+  flags.DEFINE_boolean("debug", False, "Show the traceback of an error.", flag_values=values)
+  flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+  return values
+
+
+def parse(name: str, verb: Verb, argv: Sequence[str]) -> Arguments:
+  """Reads a verb's command line.
+
+  Args:
+    name: of the verb.
+    verb: the verb.
+    argv: what follows the verb.
+
+  Raises:
+    UserError: an unknown flag, a value that does not fit, or something that is no flag.
+  """
+  config, overrides, rest = _split_config(argv)
+  if not verb.takes_config and (config or overrides):
+    raise UserError(f"{name} takes no --config")
+  values = define_flags(verb)
+  if {"--help", "-h", "-help"} & set(rest):
+    rest = ["--help"]
+    for flag in values:
+      values[flag].validators.clear()  # a flag that must be set need not be for help
+  try:
+    extra = values(["medjax", *rest])[1:]
+  except flags.UnrecognizedFlagError as error:
+    known = [*values, *(["config"] if verb.takes_config else [])]
+    near = difflib.get_close_matches(error.flagname, known, 1)
+    hint = f"; did you mean --{near[0]}?" if near else f"; see medjax {name} --help"
+    raise UserError(f"unknown flag --{error.flagname}{hint}") from None
+  except flags.Error as error:
+    raise UserError(_reword(error)) from None
+  if extra:
+    raise UserError(f"{extra[0]!r} is no flag; write --FLAG=VALUE (see medjax {name} --help)")
+  return Arguments(values, config, overrides)
+
+
+def help_text(name: str, verb: Verb) -> str:
+  """The help of one verb: its flags only."""
+  values = define_flags(verb)
+  lines = []
+  if verb.takes_config:
+    lines += [
+      ("--config=FILE[:ARGS]", "Config file with get_config(); without it the defaults of configs/base.py."),
+      ("--config.KEY=VALUE", "Overrides a key of the config, such as --config.optimizer.learning_rate=1e-4."),
+    ]
+  own = [flag for flag in values if flag not in ("debug", "help", "h")]
+  for flag in [*own, "debug", "help"]:
+    shown = "" if values[flag].default in (None, False, "") else f" Default: {values[flag].default}."
+    described = values[flag].help
+    if isinstance(values[flag], flags.EnumFlag):
+      kind = f"={'|'.join(values[flag].parser.enum_values)}"
+      described = described.partition(">: ")[2]  # absl puts the values in front
+    else:
+      kind = "" if values[flag].boolean else f"={_KINDS[values[flag].flag_type()]}"
+    lines.append((f"--{flag}{kind}", f"{described}{shown}"))
+  width = max(len(left) for left, _ in lines) + 2
+  body = [
+    textwrap.fill(right, 110, initial_indent=f"  {left:<{width}}", subsequent_indent=" " * (width + 2))
+    for left, right in lines
+  ]
+  return "\n".join([f"medjax {name}: {verb.summary}", "", *body, "", "Example:", f"  {verb.example}"])
+
+
+def _split_config(argv: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
+  """Takes `--config...` out of a command line; what is left goes to absl."""
+  config, overrides, rest = "", {}, []
+  words = iter(argv)
+  for word in words:
+    match = re.fullmatch(r"--?config(?:\.([^=]*))?(?:=(.*))?", word, re.DOTALL)
+    if not match:
+      rest.append(word)
+      continue
+    key, value = match.groups()
+    if value is None:
+      value = next(words, None)
+    if value is None:
+      raise UserError(f"{word} needs a value")
+    if key is None:
+      config = value
+    else:
+      overrides[key] = value
+  return config, overrides, rest
+
+
+def _reword(error: flags.Error) -> str:
+  text = " ".join(str(error).split())
+  missing = re.match(r"flag --(\w+)=None:", text)
+  if missing:
+    return f"--{missing.group(1)} is needed"
+  bad = re.match(r"flag --(\w+)=(.*?): (.*)", text)
+  if bad:
+    reason = bad.group(3)
+    reason = "it must be a whole number" if "invalid literal for int" in reason else reason
+    reason = "it must be a number" if "could not convert string to float" in reason else reason
+    reason = "it takes no value, or true or false" if "Non-boolean" in reason else reason
+    return f"--{bad.group(1)} is {bad.group(2)!r}: {reason}"
+  return text[0].lower() + text[1:]
+
+
+def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
+  """The config a command line asks for; without `--config` that of the first of `saved` that exists, else defaults.
+
+  Args:
+    arguments: the command line.
+    saved: paths of `config.json` files to go by.
+
+  Returns:
+    A locked, validated config.
+
+  Raises:
+    UserError: as `config.load`, or a saved config that cannot be read.
+  """
+  import json
+
+  from medjax import config as schema
+
+  found = None if arguments.config else next((path for path in saved if path.is_file()), None)
+  if found is None:
+    return schema.load(arguments.config, arguments.overrides)
+  try:
+    config = schema.with_overrides(schema.from_dict(json.loads(found.read_text())), arguments.overrides)
+    schema.validate(config)
+  except (json.JSONDecodeError, UserError) as error:
+    raise UserError(f"{found}: {error}") from None
+  return config

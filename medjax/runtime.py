@@ -1,0 +1,29 @@
+"""The process around a run: where caches lie, compiled programs kept on disk, quiet libraries."""
+
+import logging
+import os
+import pathlib
+
+
+def cache_directory() -> pathlib.Path:
+  """Where medjax keeps what can be computed again: `$MEDJAX_CACHE`, else `~/.cache/medjax`."""
+  return pathlib.Path(os.environ.get("MEDJAX_CACHE") or "~/.cache/medjax").expanduser()
+
+
+def quiet() -> None:
+  """Silences what libraries log below the level of an error; call it before they are imported."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  os.environ.setdefault("DATASETS_VERBOSITY", "error")
+  for name in ("jax", "orbax", "absl", "grain"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def keep_compiled_programs() -> None:
+  """Turns on JAX's persistent compilation cache, unless `JAX_COMPILATION_CACHE_DIR` already names one."""
+  import jax
+
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
