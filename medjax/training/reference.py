@@ -3,7 +3,6 @@
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-
 from typing import Any
 
 import jax

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from medjax.models.decoder import Params
-from medjax.training.mesh import parameter_shardings
+from medjax.models.sharding import parameter_specs
 
 
 class TrainState(NamedTuple):
@@ -32,15 +32,17 @@ def abstract(params: Params, optimizer: optax.GradientTransformation) -> TrainSt
   return jax.eval_shape(lambda p: create(p, optimizer), params)
 
 
-def shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """Where each part of the state lives: moments with their parameters, counts everywhere."""
-  replicated = NamedSharding(mesh, P())
-  of_params = parameter_shardings(state.params, mesh)
+def specs(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+  """The PartitionSpec of each part of the state: moments as their parameters, counts everywhere."""
+  of_params = parameter_specs(state.params)
   of_optimizer = optax.tree_map_params(
-    optimizer,
-    lambda _, sharding: sharding,
-    state.optimizer,
-    of_params,
-    transform_non_params=lambda _: replicated,
+    optimizer, lambda _, spec: spec, state.optimizer, of_params, transform_non_params=lambda _: P()
   )
-  return TrainState(replicated, of_params, of_optimizer)
+  return TrainState(P(), of_params, of_optimizer)
+
+
+def shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Where each part of the state lives on a mesh."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec), specs(state, optimizer), is_leaf=lambda x: isinstance(x, P)
+  )

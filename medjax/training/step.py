@@ -1,5 +1,7 @@
 """One optimizer step: microbatches summed, one update. SFT and preference losses share everything but the last line."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,32 +11,44 @@ from flax import nnx
 
 from medjax.data.packing import Batch
 from medjax.models.decoder import Params
-from medjax.models.sharding import parameter_specs
 from medjax.objectives import preference, sft
 from medjax.objectives.logprobs import policy_logps
 from medjax.objectives.sums import Sum
-from medjax.training.state import TrainState
+from medjax.training.optimizer import make_optimizer
+from medjax.training.state import TrainState, specs
 
-LossSums = Callable[[Params, Params | None, Batch], tuple[Sum, dict[str, Sum]]]
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised: `method` is `sft` or `dpo`, the rest is read by `dpo` (see `objectives.preference`)."""
+
+  method: str
+  loss: str = "sigmoid"
+  beta: float = 0.1
+  label_smoothing: float = 0.0
 
 
-def make_loss(config, graph: nnx.GraphDef) -> LossSums:
-  """(params, reference params or None, batch) -> the loss and metrics of `config.method` as sums.
+def objective_of(config) -> Objective:
+  """The objective that a run's config asks for."""
+  if config.method == "sft":
+    return Objective("sft")
+  return Objective("dpo", config.preference.loss, config.preference.beta, config.preference.label_smoothing)
 
-  Where reference params are given, the reference log-probabilities are computed here (`preference.reference = live`);
+
+def loss_sums(
+  graph: nnx.GraphDef, objective: Objective, params: Params, reference: Params | None, batch: Batch
+) -> tuple[Sum, dict[str, Sum]]:
+  """The loss of a batch and its metrics, as totals and counts.
+
+  Where `reference` is given, the reference log-probabilities are computed here (`preference.reference = live`);
   otherwise they are read from the batch.
   """
-
-  def loss(params: Params, reference: Params | None, batch: Batch):
-    logps_BS, logp_BN = policy_logps(graph, params, batch)
-    if config.method == "sft":
-      return sft.loss(logps_BS, batch)
-    if reference is not None:
-      batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
-    options = config.preference
-    return preference.loss(logp_BN, batch, options.loss, options.beta, options.label_smoothing)
-
-  return loss
+  logps_BS, logp_BN = policy_logps(graph, params, batch)
+  if objective.method == "sft":
+    return sft.loss(logps_BS, batch)
+  if reference is not None:
+    batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
+  return preference.loss(logp_BN, batch, objective.loss, objective.beta, objective.label_smoothing)
 
 
 def add_microbatches(function: Callable, batches: Batch, used):
@@ -51,30 +65,40 @@ def add_microbatches(function: Callable, batches: Batch, used):
   return jax.lax.fori_loop(0, used, body, zeros)
 
 
-def make_train_step(loss: LossSums, optimizer: optax.GradientTransformation):
-  """(state, reference params or None, batches, used) -> (new state, metrics), to be jitted with the state donated.
+def gradients(graph: nnx.GraphDef, objective: Objective, params, reference, batches: Batch, used):
+  """Gradient of the mean loss, the loss and the metrics, each as (its sum over microbatches) / (its summed count).
 
-  Gradients of the summed loss are added over microbatches and divided once by the summed count, so that k
-  microbatches equal one big batch: per token for SFT, per pair for preference losses.
+  k microbatches so equal one big batch: per token for SFT, per pair for preference losses.
   """
 
-  def train_step(state: TrainState, reference: Params | None, batches: Batch, used):
-    def gradients(batch: Batch):
-      def total(params):
-        loss_sum, metrics = loss(params, reference, batch)
-        return loss_sum.total, (loss_sum, metrics)
+  def of_one(batch: Batch):
+    def total(params):
+      loss, metrics = loss_sums(graph, objective, params, reference, batch)
+      return loss.total, (loss, metrics)
 
-      grads, sums = jax.grad(total, has_aux=True)(state.params)
-      return grads, sums
+    return jax.grad(total, has_aux=True)(params)
 
-    grads, (loss_sum, metrics) = add_microbatches(gradients, batches, used)
-    grads = jax.tree.map(lambda g: g / jnp.maximum(loss_sum.count, 1.0), grads)
-    if not jax.sharding.get_abstract_mesh().empty:
-      grads = jax.lax.with_sharding_constraint(grads, parameter_specs(grads))
+  grads, (loss, metrics) = add_microbatches(of_one, batches, used)
+  grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1.0), grads)
+  return grads, loss.mean, {key: value.mean for key, value in metrics.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def jitted_step(graph: nnx.GraphDef, objective: Objective, clip_norm: float, weight_decay: float):
+  """(state, reference params or None, batches, used, learning rate) -> (new state, metrics); the state is donated.
+
+  Cached, so that runs of one process that differ in data, seed or learning rate share a compiled program.
+  """
+  optimizer = make_optimizer(clip_norm, weight_decay)
+
+  def train_step(state: TrainState, reference: Params | None, batches: Batch, used, learning_rate):
+    grads, loss, metrics = gradients(graph, objective, state.params, reference, batches, used)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    means = {key: value.mean for key, value in metrics.items()}
-    means |= {"loss": loss_sum.mean, "grad_norm": optax.global_norm(grads)}
-    return TrainState(state.step + 1, params, optimizer_state), means
+    params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
+    metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    new = TrainState(state.step + 1, params, optimizer_state)
+    if not jax.sharding.get_abstract_mesh().empty:
+      new = jax.lax.with_sharding_constraint(new, specs(new, optimizer))
+    return new, metrics
 
-  return train_step
+  return jax.jit(train_step, donate_argnums=0)

@@ -1,0 +1,258 @@
+"""One stage of training, from config to checkpoint, to be read from top to bottom."""
+
+import dataclasses
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from medjax import config as schema
+from medjax import files, tasks
+from medjax.data import chat, items, packing
+from medjax.data.loader import Plan, StepBatch
+from medjax.errors import RunError, Stopped, UserError
+from medjax.models.decoder import build
+from medjax.models.pretrained import Pretrained, load_config_and_tokenizer, load_pretrained
+from medjax.objectives import preference
+from medjax.objectives.scoring import score
+from medjax.training import checkpoints, mesh, reference, state
+from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.step import Objective, jitted_step, objective_of
+from medjax.training.telemetry import Telemetry, progress
+
+# How far, in nats a sequence, the policy's log-probabilities may be from the reference's where both are one model:
+# they are computed in batches of other shapes.
+STEP_0_TOLERANCE = {"float32": 0.01, "bfloat16": 1.0}
+_FREE_TO_CHANGE = ("checkpoint", "evaluation", "study", "mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a stage did: steps, real tokens, seconds in the loop, and the metrics of its last step."""
+
+  steps: int
+  tokens: int
+  seconds: float
+  metrics: dict[str, float]
+
+
+def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> TrainResult:
+  """Trains one stage; goes on from the last checkpoint in `workdir` where there is one.
+
+  Args:
+    config: a validated run config with `method` sft or dpo.
+    workdir: gets `checkpoints/`, `metrics.jsonl`, `config.json` and TensorBoard events.
+    model: what `config.model.path` names, where it is loaded already.
+
+  Raises:
+    UserError: the config, data or workdir cannot be used.
+    RunError: the loss is not finite, or step 0 shows that policy and reference are not the same model.
+    Stopped: SIGTERM came; a checkpoint is saved.
+  """
+  if config.method not in ("sft", "dpo"):
+    raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
+
+  # ---- Mesh and model -------------------------------------------------------------------------------------------
+  devices = mesh.make_mesh(config.mesh.to_dict())
+  described = model or load_config_and_tokenizer(config.model.path)
+  graph = build(described.config, config.model.dtype, config.model.attention, config.model.remat)
+  mesh.check_divides(described.config, devices, config.train.row_length)
+
+  # ---- Data -----------------------------------------------------------------------------------------------------
+  task = tasks.get(config.task) if config.task else None
+  found = items.training_items(config, task)
+  encoder = chat.Encoder(described.tokenizer)
+  limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)
+  groups, lengths = chat.encode_all(found["train"], encoder, limits)
+  validation, _ = chat.encode_all(found["validation"], encoder, limits)
+  logging.info("train: %s", lengths)
+  steps = config.train.steps or max(1, round(config.train.epochs * len(groups) / config.train.batch_size))
+  sharding = mesh.batch_sharding(devices)
+
+  with jax.set_mesh(devices):
+    # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
+    workdir.mkdir(parents=True, exist_ok=True)
+    saver = checkpoints.Checkpoints(workdir, config.checkpoint.keep)
+    identity = _identity(config, described.config, encoder, found, steps)
+    start = saver.latest() or 0
+    _refuse_other_run(workdir, saver.identity(start) if start else None, identity)
+    initial = None
+    if start < steps:
+      initial = _initial_params(config, model, devices)
+    if start == steps:
+      saver.close()
+      logging.info("%s is finished at step %d", workdir, steps)
+      return TrainResult(steps, 0, 0.0, {})
+    files.write_json(workdir / "config.json", schema.as_dict(config))
+
+    # ---- Reference ------------------------------------------------------------------------------------------------
+    objective = objective_of(config)
+    live, known, known_validation = None, None, None
+    if objective.method == "dpo":
+      about = {"model": repr(described.config), "dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
+      rows = mesh.batch_multiple(devices) * -(-config.evaluation.batch_size // mesh.batch_multiple(devices))
+      pass_over = (config.train.row_length, rows, sharding, about)
+      with progress(len(groups) + len(validation), "reference") as bar:
+        if config.preference.reference == "live":
+          live = jax.tree.map(jnp.copy, initial)
+        else:
+          known = reference.reference_logps(graph, initial, groups, *pass_over, bar.update)
+        if validation and config.evaluation.every:
+          known_validation = reference.reference_logps(graph, initial, validation, *pass_over, bar.update)
+
+    optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+    abstract = state.abstract(initial, optimizer)
+    places = state.shardings(abstract, optimizer, devices)
+    if start:
+      current = saver.restore(start, abstract, places)
+    else:
+      current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(initial)
+    del initial
+
+    # ---- Plan and step --------------------------------------------------------------------------------------------
+    plan = Plan(
+      groups,
+      steps,
+      config.seed,
+      config.train.batch_size,
+      packing.choose_shape(groups, config.train.row_length),
+      config.train.microbatch_rows,
+      mesh.batch_multiple(devices),
+      known,
+    )
+    step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
+    rates = learning_rates(config, steps)
+    telemetry = Telemetry(workdir, start, steps, f"{config.method} {config.task}".strip())
+    recorder = _Recorder(telemetry, objective, config.model.dtype)
+    stop = _StopRequest()
+
+    # ---- Loop: the metrics of a step are fetched after the next one is under way -----------------------------------
+    pending = None
+    for done, item in enumerate(plan.iterate(start), start=start + 1):
+      batches = jax.device_put(item.batches, mesh.batch_sharding(devices, leading=1))
+      rate = float(rates(done - 1))
+      current, metrics = step_fn(current, live, batches, np.int32(item.used), np.float32(rate))
+      if pending:
+        recorder.record(*pending)
+      pending = (done, metrics, item, {"learning_rate": rate})
+      evaluated = config.evaluation.every and done % config.evaluation.every == 0 and validation
+      if evaluated:
+        pending[3].update(_validation(graph, current.params, validation, config, objective, known_validation, sharding))
+      stopping = stop.requested and done < steps
+      if done == steps or stopping or (config.checkpoint.every and done % config.checkpoint.every == 0):
+        recorder.record(*pending)  # a bad step is never saved
+        pending = None
+        saver.save(current, identity)
+      if stopping:
+        saver.close()
+        telemetry.close()
+        raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
+    saver.close()
+    telemetry.close()
+    stop.restore()
+    return TrainResult(steps, recorder.tokens, recorder.seconds, recorder.last)
+
+
+class _Recorder:
+  """Fetches a step's metrics, checks them, and passes them on."""
+
+  def __init__(self, telemetry: Telemetry, objective: Objective, dtype: str):
+    self._telemetry, self._objective, self._dtype = telemetry, objective, dtype
+    self._clock = time.perf_counter()
+    self.tokens, self.seconds, self.last = 0, 0.0, {}
+
+  def record(self, step: int, metrics: Any, item: StepBatch, more: dict[str, float]) -> None:
+    values = {key: float(value) for key, value in jax.device_get(metrics).items()} | more
+    now = time.perf_counter()
+    seconds, self._clock = now - self._clock, now
+    self.tokens, self.seconds = self.tokens + item.tokens, self.seconds + seconds
+    if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+      raise RunError(
+        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; rows {', '.join(item.ids)}; "
+        "lower optimizer.learning_rate or look at these rows"
+      )
+    if step == 1:
+      check_first_step(values, self._objective, self._dtype)
+    values |= {"tokens": item.tokens, "tokens_per_second": item.tokens / seconds, "padded_share": item.padded_share}
+    self.last = values
+    self._telemetry.write(step, values)
+
+
+def check_first_step(values: dict[str, float], objective: Objective, dtype: str) -> None:
+  """Raises RunError where the first step shows no gradient, or that policy and reference are not one model."""
+  if values["grad_norm"] == 0.0:
+    raise RunError("step 1: the gradient is zero; every scored token is certain already, or nothing is scored")
+  if objective.method != "dpo":
+    return
+  expected = preference.loss_at_reference(objective.loss, objective.beta, objective.label_smoothing)
+  tolerance = objective.beta * STEP_0_TOLERANCE[dtype]
+  rewards = max(abs(values["rewards/chosen"]), abs(values["rewards/rejected"]))
+  if abs(values["loss"] - expected) > tolerance or rewards > tolerance:
+    raise RunError(
+      f"step 1: the loss is {values['loss']:.6f} and rewards reach {rewards:.6f}, but a policy that starts as its "
+      f"reference has loss {expected:.6f} and rewards 0 (tolerance {tolerance:g} in {dtype}); the reference "
+      "log-probabilities are of other weights, texts or dtype"
+    )
+
+
+class _StopRequest:
+  """Notes SIGTERM, so that the loop can save and stop."""
+
+  def __init__(self):
+    self.requested = False
+    try:
+      self._previous = signal.signal(signal.SIGTERM, self._note)
+    except ValueError:  # not in the main thread, where no signal arrives
+      self._previous = None
+
+  def _note(self, *_):
+    self.requested = True
+
+  def restore(self):
+    if self._previous is not None:
+      signal.signal(signal.SIGTERM, self._previous)
+
+
+def _initial_params(config, model: Pretrained | None, devices):
+  """Parameters that the policy starts with (and that are the reference)."""
+  if config.train.init_from:
+    return checkpoints.load_params(config.train.init_from, devices)[0]
+  if model is None:
+    return load_pretrained(config.model.path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
+  return jax.tree.map(jnp.copy, jax.device_put(model.params, mesh.parameter_shardings(model.params, devices)))
+
+
+def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
+  """What a run is: where any of it changed, a checkpoint is of another run."""
+  settings = {key: value for key, value in schema.as_dict(config).items() if key not in _FREE_TO_CHANGE}
+  return {
+    "config": settings,
+    "model": dataclasses.asdict(model_config),
+    "tokenizer": encoder.fingerprint,
+    "data": items.fingerprint([*found["train"], *found["validation"]]),
+    "steps": steps,
+  }
+
+
+def _refuse_other_run(workdir: pathlib.Path, saved: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+  """Raises UserError where the workdir's checkpoint is of another run."""
+  if saved is None:
+    return
+  changed = checkpoints.differences(saved, identity)
+  if changed:
+    raise UserError(f"{workdir} holds another run ({'; '.join(changed[:3])}); use another --workdir or set these back")
+
+
+def _validation(graph, params, groups, config, objective, known, sharding) -> dict[str, float]:
+  """Loss (and reward accuracy) on the validation split."""
+  logps = score(graph, params, groups, config.train.row_length, config.evaluation.batch_size, sharding)
+  if objective.method == "sft":
+    return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
+  margins = (np.stack(logps) - known) @ np.array([1.0, -1.0], np.float32)
+  losses = preference.LOSSES[objective.loss](margins, objective.beta, objective.label_smoothing)
+  return {"validation/loss": float(losses.mean()), "validation/rewards/accuracy": float((margins > 0).mean())}
