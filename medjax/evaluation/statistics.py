@@ -229,8 +229,7 @@ def _group_counts(truth, predicted, group_of, groups, size) -> np.ndarray:
 
 
 def _resampled(weights_RG: np.ndarray, counts_GKP: np.ndarray) -> np.ndarray:
-  flat = weights_RG @ counts_GKP.reshape(len(counts_GKP), -1)
-  return flat.reshape(-1, *counts_GKP.shape[1:])
+  return np.tensordot(weights_RG, counts_GKP, 1)
 
 
 def _bootstrap(values: Callable, groups: int, seed: int, resamples: int, level: float):

@@ -1,0 +1,237 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from medjax.errors import UserError
+from medjax.evaluation import metrics, statistics
+from medjax.tasks.task import Target
+
+TARGET = Target(("low", "middle", "high"), ordinal=True)
+LABELS = np.array(TARGET.labels)
+PRIOR = np.array([0.5, 0.3, 0.2])
+
+
+def simulate(rng, n, *skills, labels=LABELS, prior=PRIOR):
+  """References, and answers that are right with probability `skill` and else drawn from the prior."""
+  truth = rng.choice(len(labels), n, p=prior)
+  answers = [np.where(rng.random(n) < skill, truth, rng.choice(len(labels), n, p=prior)) for skill in skills]
+  return [labels[codes].tolist() for codes in (truth, *answers)]
+
+
+def true_macro_f1(skill, prior=PRIOR):
+  joint = np.diag(prior * skill) + np.outer(prior, prior) * (1 - skill)
+  return (2 * np.diag(joint) / (joint.sum(0) + joint.sum(1))).mean()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "quadratic_kappa"])
+def test_interval_is_scipys(name):
+  references, predictions = simulate(np.random.default_rng(0), 25, 0.6)
+  codes = [np.array([TARGET.labels.index(label) for label in side]) for side in (references, predictions)]
+  function = {
+    "accuracy": sk.accuracy_score,
+    "macro_f1": lambda a, b: sk.f1_score(a, b, labels=range(3), average="macro", zero_division=0),
+    "quadratic_kappa": lambda a, b: sk.cohen_kappa_score(a, b, labels=range(3), weights="quadratic"),
+  }[name]
+  expected = stats.bootstrap(
+    codes,
+    function,
+    paired=True,
+    vectorized=False,
+    n_resamples=400,
+    method="percentile",
+    rng=np.random.default_rng([5, 0]),
+  ).confidence_interval
+  found = statistics.bootstrap_interval(references, predictions, name, TARGET, seed=5, resamples=400)
+  assert (found.low, found.high) == pytest.approx(tuple(expected))
+  assert found.value == pytest.approx(function(*codes))
+  assert (found.n, found.groups) == (25, 25)
+
+
+def test_interval_of_accuracy_is_near_the_binomial_one():
+  references, predictions = simulate(np.random.default_rng(1), 400, 0.5)
+  found = statistics.bootstrap_interval(references, predictions, "accuracy", TARGET)
+  low, high = proportion_confint(round(found.value * 400), 400)
+  assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
+
+
+def test_several_metrics_at_once_are_what_they_are_alone():
+  references, predictions = simulate(np.random.default_rng(2), 30, 0.6)
+  together = statistics.bootstrap_intervals(references, predictions, metrics.applicable(TARGET), TARGET, resamples=200)
+  for name, interval in together.items():
+    assert statistics.bootstrap_interval(references, predictions, name, TARGET, resamples=200) == interval
+
+
+def test_repeated_items_of_a_patient_add_no_certainty():
+  references, predictions = simulate(np.random.default_rng(3), 40, 0.6)
+  patients = [f"p{i}" for i in range(40)]
+  once = statistics.bootstrap_interval(references, predictions, "accuracy", TARGET, patients)
+  thrice = statistics.bootstrap_interval(references * 3, predictions * 3, "accuracy", TARGET, patients * 3)
+  assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+  assert (thrice.n, thrice.groups) == (120, 40)
+  naive = statistics.bootstrap_interval(references * 3, predictions * 3, "accuracy", TARGET)
+  assert naive.high - naive.low < 0.7 * (thrice.high - thrice.low)
+
+
+@given(st.permutations(range(24)), st.sampled_from(["accuracy", "macro_f1", "triage_cost"]))
+@settings(max_examples=15, deadline=None)
+def test_order_of_items_does_not_matter(order, name):
+  items = simulate(np.random.default_rng(4), 24, 0.4, 0.7)
+  groups = [f"p{i // 2}" for i in range(24)]
+  expected = statistics.paired_difference(*items, name, TARGET, groups, resamples=200)
+  shuffled = [[side[i] for i in order] for side in (*items, groups)]
+  assert statistics.paired_difference(*shuffled[:3], name, TARGET, shuffled[3], resamples=200) == expected
+
+
+@given(st.integers(0, 50), st.sampled_from(sorted(metrics.METRICS)), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_swapping_the_methods_flips_the_sign(seed, name, clustered):
+  references, a, b = simulate(np.random.default_rng(seed), 20, 0.4, 0.7)
+  groups = [f"p{i // 2}" for i in range(20)] if clustered else None
+  forth = statistics.paired_difference(references, a, b, name, TARGET, groups, seed, 200)
+  back = statistics.paired_difference(references, b, a, name, TARGET, groups, seed, 200)
+  assert (back.difference, back.low, back.high) == pytest.approx((-forth.difference, -forth.high, -forth.low))
+  assert back.p == pytest.approx(forth.p)
+
+
+def test_difference_is_b_minus_a_and_deterministic():
+  references, a, b = simulate(np.random.default_rng(6), 200, 0.3, 0.8)
+  found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=1)
+  value = metrics.METRICS["macro_f1"].function
+  assert found.difference == pytest.approx(value(references, b, TARGET) - value(references, a, TARGET))
+  assert 0 < found.low < found.difference < found.high
+  assert found == statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=1)
+  assert found != statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=2)
+  assert statistics.paired_difference(references, a, b, "triage_cost", TARGET).high < 0
+
+
+def test_equal_answers_differ_by_nothing():
+  references, a = simulate(np.random.default_rng(7), 20, 0.5)
+  for name in ("accuracy", "macro_f1"):
+    found = statistics.paired_difference(references, a, a, name, TARGET)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "under_triage"])
+def test_mcnemar_is_statsmodels(name):
+  references, a, b = simulate(np.random.default_rng(8), 60, 0.4, 0.7)
+  found = statistics.paired_difference(references, a, b, name, TARGET)
+  level = {label: number for number, label in enumerate(TARGET.labels)}
+
+  def hit(truth, answer):
+    return truth == answer if name == "accuracy" else level[answer] < level[truth]
+
+  table = np.zeros((2, 2))
+  for truth, one, other in zip(references, a, b, strict=True):
+    table[int(hit(truth, one)), int(hit(truth, other))] += 1
+  assert found.method == "mcnemar"
+  assert found.p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+
+
+def test_mcnemar_gives_way_where_patients_have_several_items():
+  references, a, b = simulate(np.random.default_rng(9), 40, 0.4, 0.7)
+  found = statistics.paired_difference(references, a, b, "accuracy", TARGET, [f"p{i // 2}" for i in range(40)])
+  assert found.method == "exchange"
+
+
+def test_exchange_p_is_the_exact_one_within_monte_carlo_error():
+  references, a, b = simulate(np.random.default_rng(10), 24, 0.3, 0.6)
+  groups = [f"p{i // 3}" for i in range(24)]
+  found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, groups, resamples=4000)
+
+  def f1(answers):
+    return sk.f1_score(references, answers, labels=TARGET.labels, average="macro", zero_division=0)
+
+  observed, as_large = abs(f1(b) - f1(a)), 0
+  for swaps in range(2**8):
+    swapped = [swaps >> (i // 3) & 1 for i in range(24)]
+    first = [y if s else x for x, y, s in zip(a, b, swapped, strict=True)]
+    second = [x if s else y for x, y, s in zip(a, b, swapped, strict=True)]
+    as_large += abs(f1(second) - f1(first)) >= observed - 1e-12
+  exact = as_large / 2**8
+  assert found.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000) + 1 / 4001)
+
+
+def test_p_is_never_zero():
+  references = ["low", "high"] * 40
+  found = statistics.paired_difference(references, ["middle"] * 80, references, "macro_f1", TARGET, resamples=99)
+  assert found.p == 0.01
+
+
+def test_intervals_cover_and_p_values_keep_their_level():
+  rng = np.random.default_rng(11)
+  covered, false_alarms, found_real = 0, {"macro_f1": 0, "accuracy": 0}, 0
+  truth = true_macro_f1(0.6) - true_macro_f1(0.4)
+  for trial in range(200):
+    references, a, b, also_a = simulate(rng, 60, 0.4, 0.6, 0.4)
+    found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=trial, resamples=400)
+    covered += found.low <= truth <= found.high
+    found_real += found.p < 0.05
+    for name in false_alarms:
+      null = statistics.paired_difference(references, a, also_a, name, TARGET, seed=trial, resamples=400)
+      false_alarms[name] += null.p <= 0.05
+  assert 0.89 <= covered / 200 <= 0.99  # 0.95 within four standard errors
+  assert 0.005 <= false_alarms["macro_f1"] / 200 <= 0.11
+  assert false_alarms["accuracy"] / 200 <= 0.09  # exact McNemar is conservative
+  assert found_real / 200 > 0.3
+
+
+def test_clustered_intervals_cover_where_naive_ones_do_not():
+  rng = np.random.default_rng(12)
+  covered = {"clustered": 0, "naive": 0}
+  for trial in range(200):
+    references, predictions = (side * 4 for side in simulate(rng, 40, 0.5))
+    groups = [f"p{i}" for i in range(40)] * 4
+    for kind in covered:
+      found = statistics.bootstrap_interval(
+        references, predictions, "accuracy", TARGET, groups if kind == "clustered" else None, trial, 300
+      )
+      covered[kind] += found.low <= 0.5 + 0.5 * (PRIOR**2).sum() <= found.high
+  assert covered["clustered"] / 200 > 0.88
+  assert covered["naive"] / 200 < 0.8
+
+
+def test_holm_by_hand():
+  # Sorted 0.01 0.02 0.03 0.5 times 4 3 2 1, made monotone: 0.04 0.06 0.06 0.5.
+  assert statistics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+  assert statistics.holm([]) == []
+
+
+def test_minimum_detectable_difference_is_detected_as_often_as_promised():
+  n, discordance = 300, 0.2
+  difference = statistics.minimum_detectable_difference(n, discordance)
+  rng = np.random.default_rng(13)
+  shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
+  counts = rng.multinomial(n, shares, size=1000)
+  found = np.mean([stats.binomtest(int(b), int(b + c)).pvalue < 0.05 for b, c, _ in counts])
+  assert 0.7 < found < 0.85  # the exact test is a little weaker than the normal approximation
+  assert statistics.minimum_detectable_difference(4 * n, discordance) == pytest.approx(difference / 2, rel=0.05)
+  assert statistics.minimum_detectable_difference(10, discordance) is None
+
+
+def test_groups_needed_grows_with_the_square():
+  half = stats.norm.isf(0.025) * 0.05  # a standard error of 0.05 from 100 groups
+  needed = statistics.groups_needed(-half, half, 100, 0.05)
+  assert needed == pytest.approx(100 * (stats.norm.isf(0.025) + stats.norm.isf(0.2)) ** 2, abs=1)
+  assert statistics.groups_needed(-half, half, 100, 0.1) == pytest.approx(needed / 4, abs=1)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ((["low", "high"], ["low"], "accuracy", TARGET), "2 references but 1 predictions"),
+    ((["low", "tall"], ["low", "low"], "accuracy", TARGET), "'tall'"),
+    ((["low", "high"], ["low", "low"], "speed", TARGET), "'speed' is unknown"),
+    ((["low", "high"], ["low", "low"], "accuracy", TARGET, ["p1"]), "1 groups for 2 items"),
+    ((["low", "high"], ["low", "low"], "accuracy", TARGET, ["p1", "p1"]), "at least two"),
+  ],
+)
+def test_unusable_input_is_refused(arguments, message):
+  with pytest.raises(UserError, match=message):
+    statistics.bootstrap_interval(*arguments)
+  with pytest.raises(UserError, match="discordance"):
+    statistics.minimum_detectable_difference(100, 0)

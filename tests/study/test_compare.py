@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+
+from medjax.errors import RunError, UserError
+from medjax.evaluation import statistics
+from medjax.study import compare
+from medjax.tasks.task import Target
+
+PROVIDER = Target(("gp", "pharmacist", "nurse", "emergency"))
+URGENCY = Target(("routine", "soon", "now"), ordinal=True, primary="triage_cost")
+TARGETS = {("triage", "provider"): PROVIDER, ("triage", "urgency"): URGENCY}
+METHODS = ("base", "sft", "dpo")
+
+
+def study_answers(skills, n=300, seeds=(0,)):
+  """Answers in which method m is right on a share `skills[m]` of the items, the same patients for both targets."""
+  answers = {}
+  for (task, name), target in TARGETS.items():
+    rng = np.random.default_rng(len(name))
+    labels, truth = np.array(target.labels), rng.choice(len(target.labels), n)
+    for seed in seeds:
+      hard = rng.random(n)  # shared by the methods: a better one gets right what a worse one did
+      for method, skill in skills.items():
+        codes = np.where(hard < skill, truth, (truth + 1) % len(labels))
+        answers[task, name, method, seed] = {
+          "ids": [f"row-{i}" for i in range(n)],
+          "groups": [f"patient-{i // 2}" for i in range(n)],
+          "references": labels[truth].tolist(),
+          "predictions": labels[codes].tolist(),
+        }
+  return answers
+
+
+def verdicts(skills, **settings):
+  rows = compare.compare(study_answers(skills, **settings), TARGETS, METHODS, resamples=500)[2]
+  return {row["target"]: row["verdict"] for row in rows}
+
+
+@pytest.mark.parametrize(
+  "skills, verdict",
+  [
+    ((0.3, 0.6, 0.85), "dpo_adds"),
+    ((0.3, 0.8, 0.8), "sft_is_enough"),
+    ((0.3, 0.8, 0.7), "sft_is_enough"),
+    ((0.5, 0.5, 0.5), "neither_helps"),
+    ((0.8, 0.5, 0.6), "neither_helps"),
+  ],
+)
+def test_clear_cases_get_their_verdict_in_both_directions_of_metric(skills, verdict):
+  found = verdicts(dict(zip(METHODS, skills, strict=True)))
+  assert found == {"provider": verdict, "urgency": verdict}
+
+
+def test_few_patients_decide_nothing_even_where_no_answer_changes():
+  answers = study_answers({"base": 0.5, "sft": 0.5, "dpo": 0.5}, n=40)
+  rows = compare.compare(answers, TARGETS, METHODS, resamples=200)[2]
+  assert [row["verdict"] for row in rows] == ["not_decidable"] * 2
+  assert "About 59 test patients, not 20" in rows[0]["why"]
+  assert compare.enough_groups(0.05) == 59
+
+
+def rows_of(*triples):
+  pairs = [("base", "sft"), ("sft", "dpo"), ("base", "dpo")]
+  return [
+    {"a": a, "b": b, "metric": "macro_f1", "difference": (low + high) / 2, "low": low, "high": high}
+    | {"p_holm": p, "groups": 200}
+    for (a, b), (low, high, p) in zip(pairs, triples, strict=True)
+  ]
+
+
+@pytest.mark.parametrize(
+  "triples, verdict",
+  [
+    (((0.1, 0.3, 0.001), (0.01, 0.1, 0.01), (0.2, 0.4, 0.001)), "dpo_adds"),
+    (((0.1, 0.3, 0.001), (0.01, 0.1, 0.06), (0.2, 0.4, 0.001)), "not_decidable"),  # Holm says no
+    (((0.1, 0.3, 0.001), (-0.01, 0.1, 0.01), (0.2, 0.4, 0.001)), "not_decidable"),  # the interval says no
+    (((-0.4, -0.2, 0.001), (0.1, 0.3, 0.001), (-0.2, 0.1, 0.5)), "not_decidable"),  # dpo only repairs what sft broke
+    (((-0.1, 0.2, 0.5), (0.1, 0.3, 0.001), (0.1, 0.3, 0.001)), "dpo_adds"),
+    (((0.1, 0.3, 0.001), (-0.02, 0.05, 0.5), (0.1, 0.3, 0.001)), "sft_is_enough"),
+    (((0.1, 0.3, 0.001), (-0.02, 0.06, 0.5), (0.1, 0.3, 0.001)), "not_decidable"),
+    (((0.01, 0.04, 0.001), (-0.02, 0.03, 0.5), (0.01, 0.05, 0.001)), "neither_helps"),  # real, but not relevant
+    (((0.01, 0.04, 0.001), (-0.02, 0.03, 0.5), (0.01, 0.06, 0.06)), "not_decidable"),
+  ],
+)
+def test_rules_of_the_verdict(triples, verdict):
+  found, why = compare.recommend(rows_of(*triples), higher_is_better=True)
+  assert found == verdict
+  mirrored = [
+    row | {"metric": "triage_cost", "difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    for row in rows_of(*triples)
+  ]
+  found, why = compare.recommend(mirrored, higher_is_better=False)
+  assert found == verdict
+  assert "lower is better" in why
+
+
+def test_a_study_without_dpo_is_not_decided():
+  verdict, why = compare.recommend(rows_of((0.1, 0.3, 0.001), (0, 0, 1), (0, 0, 1))[:1], higher_is_better=True)
+  assert verdict == "not_decidable" and "sft -> dpo" in why
+
+
+def test_rows_follow_the_schema():
+  answers = study_answers({"base": 0.3, "sft": 0.6, "dpo": 0.85}, n=80)
+  results, comparisons, recommendations = compare.compare(answers, TARGETS, METHODS, resamples=200)
+  keys = {"task", "target", "method", "seed", "split", "metric", "primary", "value", "low", "high", "n"}
+  assert all(keys <= row.keys() for row in results)
+  assert {row["metric"] for row in results if row["primary"] and row["target"] == "urgency"} == {"triage_cost"}
+  assert len(results) == 3 * (4 + 8)
+  keys = {"task", "target", "a", "b", "metric", "difference", "low", "high", "p", "p_holm"}
+  assert all(keys <= row.keys() for row in comparisons)
+  assert [(row["a"], row["b"]) for row in comparisons[:3]] == [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
+  assert all(row["p_holm"] >= row["p"] for row in comparisons)
+  assert [row["p_holm"] for row in comparisons] == statistics.holm([row["p"] for row in comparisons])
+  value = {(row["target"], row["method"], row["metric"]): row["value"] for row in results}
+  for row in comparisons:
+    where = row["target"], row["metric"]
+    expected = value[where[0], row["b"], where[1]] - value[where[0], row["a"], where[1]]
+    assert row["difference"] == pytest.approx(expected)
+  assert [row.keys() for row in recommendations] == [{"task", "target", "verdict", "why"}] * 2
+
+
+def test_order_of_answers_and_of_items_does_not_matter():
+  answers = study_answers({"base": 0.3, "sft": 0.6, "dpo": 0.85}, n=30)
+  shuffled = {}
+  for number, (key, run) in enumerate(reversed(answers.items())):
+    order = np.random.default_rng(number).permutation(30)
+    shuffled[key] = {field: [values[i] for i in order] for field, values in run.items()}
+  assert compare.compare(answers, TARGETS, METHODS, resamples=100) == compare.compare(
+    shuffled, TARGETS, METHODS, resamples=100
+  )
+
+
+def test_seeds_are_pooled_by_patient():
+  skills = {"base": 0.3, "sft": 0.6, "dpo": 0.85}
+  once = compare.compare(study_answers(skills, n=60), TARGETS, METHODS, resamples=200)
+  answers = study_answers(skills, n=60)
+  answers |= {(task, name, method, 1): run for (task, name, method, _), run in answers.items()}
+  twice = compare.compare(answers, TARGETS, METHODS, resamples=200)
+  assert len(twice[0]) == 2 * len(once[0])
+  for one, two in zip(once[1], twice[1], strict=True):
+    assert two["n"] == 2 * one["n"] and two["groups"] == one["groups"]
+    assert (two["low"], two["high"]) == pytest.approx((one["low"], one["high"]))  # a copy is no evidence
+
+
+def test_confusions_count_every_item():
+  tables = compare.confusions(study_answers({"base": 0.3, "sft": 0.6, "dpo": 0.85}, n=50), TARGETS)
+  assert len(tables) == 6
+  assert all(np.sum(table["matrix"]) == 50 for table in tables)
+
+
+def test_methods_must_have_answered_the_same_items():
+  skills = {"base": 0.3, "sft": 0.6, "dpo": 0.85}
+  key = ("triage", "provider", "sft", 0)
+
+  def refused(change):
+    answers = study_answers(skills, n=20)
+    change(answers)
+    with pytest.raises(RunError) as caught:
+      compare.compare(answers, TARGETS, METHODS, resamples=100)
+    assert "triage / provider" in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+  assert "no predictions of sft" in refused(lambda answers: answers.pop(key))
+  assert "different items (ids differ)" in refused(lambda answers: answers[key]["ids"].__setitem__(0, "other"))
+  assert "references differ" in refused(
+    lambda answers: answers[key].update(references=answers[key]["references"][::-1])
+  )
+  assert "19 predictions" in refused(lambda answers: answers[key]["predictions"].pop())
+  assert "twice" in refused(lambda answers: answers[key]["ids"].__setitem__(0, "row-1"))
+  assert "has seeds [0] but sft has [1]" in refused(lambda answers: answers.update({(*key[:3], 1): answers.pop(key)}))
+
+
+def test_the_margin_must_be_above_zero():
+  with pytest.raises(UserError, match="smallest relevant difference"):
+    compare.compare({}, TARGETS, METHODS, margin=0)

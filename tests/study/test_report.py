@@ -1,0 +1,168 @@
+import copy
+
+import pytest
+
+from medjax.errors import UserError
+from medjax.study import report
+
+WHERE = {"task": "numeric_classification", "target": "thyroid_state"}
+COST = {"task": "triage", "target": "urgency"}
+
+
+def result(where, method, metric, value, primary, seed=0):
+  where = {**where, "method": method, "seed": seed, "split": "test", "metric": metric, "primary": primary}
+  return {**where, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 150, "groups": 150}
+
+
+def comparison(where, a, b, metric, difference, p):
+  interval = {"difference": difference, "low": difference - 0.05, "high": difference + 0.05}
+  return {**where, "a": a, "b": b, "metric": metric, **interval, "p": p, "p_holm": min(1, 2 * p)}
+
+
+STUDY = {
+  "schema_version": 1,
+  "results": [
+    *(
+      result(WHERE, method, "macro_f1", value, True) for method, value in [("base", 0.3), ("sft", 0.62), ("dpo", 0.63)]
+    ),
+    *(
+      result(WHERE, method, "accuracy", value, False) for method, value in [("base", 0.4), ("sft", 0.7), ("dpo", 0.71)]
+    ),
+    *(
+      result(COST, method, "triage_cost", value, True) for method, value in [("base", 1.5), ("sft", 0.9), ("dpo", 0.4)]
+    ),
+  ],
+  "comparisons": [
+    comparison(WHERE, "base", "sft", "macro_f1", 0.32, 0.0001),
+    comparison(WHERE, "sft", "dpo", "macro_f1", 0.01, 0.4),
+    comparison(COST, "sft", "dpo", "triage_cost", -0.5, 0.002),
+  ],
+  "recommendations": [
+    {**WHERE, "verdict": "sft_is_enough", "why": "SFT improves macro_f1 over base."},
+    {**COST, "verdict": "dpo_adds", "why": "DPO lowers the cost. " * 12},
+  ],
+  "confusion": [
+    {
+      **WHERE,
+      "method": "sft",
+      "seed": 0,
+      "labels": ["low|ish", "high"],
+      "predicted": ["low|ish", "high", "unparseable"],
+    }
+    | {"matrix": [[70, 5, 1], [14, 60, 0]]}
+  ],
+  "training": [
+    {"task": "triage", "method": "sft", "tokens": 41234, "seconds": 130.25},
+    {"task": "triage", "method": "dpo", "tokens": 51234, "seconds": 150.5, "pairs": 96},
+  ],
+  "protocol": {"selection": {"split": "validation", "learning_rates": [0.0001, 0.0003]}, "test": "read once"},
+  "environment": {"devices": ["cpu:0"], "versions": {"jax": "0.10.2"}},
+  "items": [{"prompt": "Mrs Example has chest pain"}],
+}
+
+
+@pytest.fixture
+def text(tmp_path):
+  report.write_report(STUDY, tmp_path / "report.md")
+  return (tmp_path / "report.md").read_text()
+
+
+def section(text, title):
+  return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def tables(text):
+  """The tables of a Markdown text: lists of rows of cells."""
+  blocks = [[]]
+  for line in text.splitlines():
+    if line.startswith("|"):
+      blocks[-1].append([cell.strip() for cell in line.replace("\\|", "\0").strip("|").split("|")])
+    elif blocks[-1]:
+      blocks.append([])
+  return [block for block in blocks if block]
+
+
+def test_the_verdict_comes_first(text):
+  assert [line for line in text.splitlines() if line.startswith("## ")] == [
+    *("## Verdict", "## Primary metrics", "## Differences", "## All metrics", "## Confusion matrices"),
+    *("## Training", "## Protocol", "## Environment"),
+  ]
+  verdict = section(text, "Verdict")
+  assert "**numeric_classification / thyroid_state: SFT is enough** (`sft_is_enough`)" in verdict
+  assert "**triage / urgency: DPO adds to SFT** (`dpo_adds`)" in verdict
+  assert "\n\n**triage" in verdict  # a paragraph of its own
+
+
+def test_every_table_is_rectangular(text):
+  found = tables(text)
+  assert len(found) == 6
+  for table in found:
+    assert {len(row) for row in table} == {len(table[0])}
+    assert table[1] == ["---"] * len(table[0])
+
+
+def test_primary_table_has_methods_as_columns(text):
+  (table,) = tables(section(text, "Primary metrics"))
+  assert table[0] == ["task / target", "metric", "n", "base", "sft", "dpo"]
+  assert table[2][1:5] == ["macro_f1", "150", "0.300 [0.200, 0.400]", "0.620 [0.520, 0.720]"]
+  assert table[3][1] == "triage_cost (lower is better)"
+
+
+def test_differences_keep_their_sign_and_tiny_p_is_not_zero(text):
+  (table,) = tables(section(text, "Differences"))
+  assert table[2][4:] == ["+0.320 [+0.270, +0.370]", "<0.001", "<0.001"]
+  assert table[4][3:] == ["triage_cost (lower is better)", "-0.500 [-0.550, -0.450]", "0.002", "0.004"]
+
+
+def test_confusion_training_protocol_and_environment_are_shown(text):
+  (table,) = tables(section(text, "Confusion matrices"))
+  assert table[0] == ["", "low\0ish", "high", "unparseable"]
+  assert table[2:] == [["low\0ish", "70", "5", "1"], ["high", "14", "60", "0"]]
+  (table,) = tables(section(text, "Training"))
+  assert table[0] == ["task", "method", "tokens", "seconds", "pairs"]
+  assert table[2] == ["triage", "sft", "41234", "130.2", ""]
+  assert "- selection:\n  - split: validation\n  - learning_rates: 0.0001, 0.0003\n" in section(text, "Protocol")
+  assert "  - jax: 0.10.2" in section(text, "Environment")
+
+
+def test_no_example_text(text):
+  assert "Mrs Example" not in text + report.console_table(STUDY)
+
+
+def test_a_bare_study_has_a_report(tmp_path):
+  bare = {key: STUDY[key] for key in ("results", "comparisons", "recommendations")}
+  report.write_report(bare, tmp_path / "report.md")
+  text = (tmp_path / "report.md").read_text()
+  assert "## Confusion" not in text and "## Training" not in text and "## Protocol" not in text
+  assert text.endswith("|\n")
+
+
+def test_console_table_has_every_target_and_method_and_fits():
+  lines = report.console_table(STUDY).splitlines()
+  assert max(map(len, lines)) <= 100
+  assert lines[2] == "numeric_classification / thyroid_state"
+  assert lines[4].split() == ["sft", "macro_f1", "0.620", "[0.520,", "0.720]", "150"]
+  assert lines[6].split() == ["sft", "-", "base", "macro_f1", "+0.320", "[+0.270,", "+0.370]", "<0.001"]
+  start = lines.index("triage / urgency")
+  assert "dpo - sft          triage_cost (lower is better)   -0.500" in lines[start + 4]
+  assert lines[start + 5].startswith("  verdict: dpo_adds. DPO lowers the cost.")
+
+
+def test_seeds_are_told_apart_where_there_are_several(tmp_path):
+  study = copy.deepcopy(STUDY)
+  study["results"].append(result(WHERE, "sft", "macro_f1", 0.5, True, seed=1))
+  report.write_report(study, tmp_path / "report.md")
+  (table,) = tables(section((tmp_path / "report.md").read_text(), "Primary metrics"))
+  assert table[0][3:] == ["base (seed 0)", "sft (seed 0)", "dpo (seed 0)", "sft (seed 1)"]
+  assert table[3][-1] == ""
+  assert "  sft (seed 1) " in report.console_table(study)
+
+
+@pytest.mark.parametrize("change", [{"results": []}, {"comparisons": None}])
+def test_an_unfinished_study_is_refused(change, tmp_path):
+  study = {key: value for key, value in {**STUDY, **change}.items() if value is not None}
+  with pytest.raises(UserError):
+    report.write_report(study, tmp_path / "report.md")
+  with pytest.raises(UserError):
+    report.console_table(study)
+  assert not (tmp_path / "report.md").exists()
