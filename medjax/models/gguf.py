@@ -140,8 +140,8 @@ class GgufFile:
 
   def _tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
     name, rank = self._string(), self._take("I")
-    if rank > 4:
-      raise UserError(f"{self.where}: damaged header: tensor {name} has {rank} axes; download it again")
+    if rank > 4 or not name.isprintable():
+      raise UserError(f"{self.where}: damaged header: tensor {name!r} has {rank} axes; download it again")
     shape = tuple(self._take("Q") for _ in range(rank))[::-1]
     return name, shape, self._take("I"), self._take("Q")
 

@@ -215,8 +215,8 @@ def _directory_weights(path: pathlib.Path, config: ModelConfig, stack: contextli
     except safetensors.SafetensorError as error:
       raise UserError(f"{shard}: truncated or damaged ({error}); download it again") from error
     for name in handle.keys():  # noqa: SIM118, a safetensors handle is no dict
-      if name in holders:
-        raise UserError(f"{shard}: tensor {name} is also in another shard; download the model again")
+      if name in holders or not name.isprintable():
+        raise UserError(f"{shard}: tensor {name!r} is in another shard too, or damaged; download the model again")
       holders[name] = handle
       view = handle.get_slice(name)
       shapes[name] = tuple(view.get_shape())

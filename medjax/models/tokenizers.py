@@ -13,7 +13,7 @@ from medjax.errors import UserError
 _DIRECTORY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "tekken.json")
 
 # Kinds of token in `tokenizer.ggml.token_type` (llama.cpp, enum llama_token_type).
-_CONTROL, _USER_DEFINED = 3, 4
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
 # Llama 3's tokenizer.json splits with this.
 _LLAMA3_SPLIT = (
@@ -53,7 +53,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> transformers
     return metadata.get(f"tokenizer.ggml.{key}", default)
 
   tokens = get("tokens")
-  if not isinstance(tokens, list) or not tokens:
+  if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
     raise UserError(f"{where}: tokenizer.ggml.tokens is missing; use the model's Hugging Face directory")
   kind = get("model")
   if kind not in ("gpt2", "llama"):
@@ -61,7 +61,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> transformers
       f"{where}: tokenizer.ggml.model = {kind!r} is not supported; use the model's Hugging Face directory"
     )
   backend, add_bos = (_byte_level if kind == "gpt2" else _sentencepiece)(get, tokens, where)
-  kinds = get("token_type") or [1] * len(tokens)
+  kinds = _kinds(get, tokens, where)
   for number, special in ((_CONTROL, True), (_USER_DEFINED, False)):
     whole = [token for token, kind in zip(tokens, kinds, strict=True) if kind == number]
     added = [AddedToken(token, normalized=False, special=special) for token in whole]
@@ -71,7 +71,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> transformers
     index = get(key, default)
     if index is None:
       return None
-    if not 0 <= index < len(tokens):
+    if not isinstance(index, int) or not 0 <= index < len(tokens):
       raise UserError(f"{where}: tokenizer.ggml.{key} = {index} is not among its {len(tokens)} tokens")
     return tokens[index]
 
@@ -89,11 +89,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str) -> transformers
   )
 
 
+def _kinds(get, tokens: list[str], where: str) -> list[int]:
+  kinds = get("token_type") or [1] * len(tokens)
+  if len(kinds) != len(tokens):
+    raise UserError(f"{where}: tokenizer.ggml.token_type has {len(kinds)} entries for {len(tokens)} tokens")
+  return kinds
+
+
 def _byte_level(get, tokens: list[str], where: str) -> tuple[Tokenizer, bool]:
   """Byte-level BPE with the splits that its merges were learned on."""
-  if not get("merges"):
+  if not isinstance(get("merges"), list):
     raise UserError(f"{where}: tokenizer.ggml.merges is missing; use the model's Hugging Face directory")
-  merges = [tuple(merge.split(" ", 1)) for merge in get("merges")]
+  merges = [tuple(str(merge).split(" ", 1)) for merge in get("merges")]
   name = get("pre", "default")
   byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   is_llama3 = name in ("llama-bpe", "llama3", "llama-v3")
@@ -106,7 +113,7 @@ def _byte_level(get, tokens: list[str], where: str) -> tuple[Tokenizer, bool]:
   else:
     raise UserError(f"{where}: tokenizer.ggml.pre = {name!r} is not supported; use the model's Hugging Face directory")
   vocabulary = {token: index for index, token in enumerate(tokens)}
-  backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=is_llama3))
+  backend = _bpe(where, vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=is_llama3)
   backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
   backend.decoder = decoders.ByteLevel()
   return backend, is_llama3
@@ -118,13 +125,21 @@ def _sentencepiece(get, tokens: list[str], where: str) -> tuple[Tokenizer, bool]
   if not isinstance(scores, list) or len(scores) != len(tokens):
     raise UserError(f"{where}: tokenizer.ggml.scores does not fit the tokens; use the model's Hugging Face directory")
   vocabulary = {token: index for index, token in enumerate(tokens)}
-  kinds = get("token_type") or [1] * len(tokens)
+  kinds = _kinds(get, tokens, where)
   skipped = {token for token, kind in zip(tokens, kinds, strict=True) if kind != 1}
   merges = generate_merges(vocabulary, dict(zip(tokens, scores, strict=True)), skipped)
-  unknown = tokens[get("unknown_token_id", 0)]
-  backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+  unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN), None)
+  backend = _bpe(where, vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
   prefix = [normalizers.Prepend("▁")] if get("add_space_prefix", True) else []
   backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
   strip = [decoders.Strip(" ", 1, 0)] if prefix else []
   backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
   return backend, True
+
+
+def _bpe(where: str, **parts: Any) -> Tokenizer:
+  try:
+    return Tokenizer(models.BPE(**parts))
+  except Exception as error:  # tokenizers raises bare Exception
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(f"{where}: tokenizer.ggml.tokens and .merges do not fit ({reason}); download it again") from error
