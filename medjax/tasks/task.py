@@ -42,7 +42,8 @@ class Task:
     render: fields of a row -> the user's message.
     answer: format string of the completion, e.g. `"{provider}, {urgency}"`.
     rejections: (labels, fields, rng) -> wrong answers a clinician would object to, the most instructive first.
-    load: seed -> the task's own rows by split (`train`, `validation`, `test`); None where the user brings data.
+    load: the task's own rows by split (`train`, `validation`, `test`), always the same, any first n of them a fair
+      sample; None where the user brings data.
   """
 
   name: str
@@ -52,7 +53,7 @@ class Task:
   render: Callable[[Mapping], str]
   answer: str
   rejections: Callable[[Mapping[str, str], Mapping, np.random.Generator], Sequence[Rejection]]
-  load: Callable[[int], Mapping[str, Sequence[Row]]] | None = None
+  load: Callable[[], Mapping[str, Sequence[Row]]] | None = None
 
   def prompt(self, row: Row) -> tuple[Message, ...]:
     """The chat messages that ask for the answer."""
