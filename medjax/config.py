@@ -64,9 +64,9 @@ def base_config() -> ml_collections.ConfigDict:
   config.optimizer.clip_norm = 1.0  # of the global gradient
 
   config.preference = ml_collections.ConfigDict()
-  config.preference.loss = "sigmoid"
+  config.preference.loss = "sigmoid"  # sigmoid | cdpo
   config.preference.beta = 0.1
-  config.preference.label_smoothing = 0.0  # cDPO: the probability that a preference is wrong
+  config.preference.label_smoothing = 0.0  # of cdpo: how likely a preference is the wrong way round
   config.preference.reference = "precomputed"  # precomputed | live
   config.preference.pairs = "task"  # task: from the task's labels and its policy; given: columns of data.source
 
@@ -97,7 +97,7 @@ def base_config() -> ml_collections.ConfigDict:
   return config
 
 
-_CHOICES = {
+CHOICES = {
   "method": METHODS,
   "model.dtype": ("float32", "bfloat16"),
   "model.attention": ("auto", "xla"),
@@ -105,7 +105,7 @@ _CHOICES = {
   "data.too_long": ("cut_prompt", "drop", "error"),
   "optimizer.name": ("adamw",),
   "optimizer.schedule": ("cosine", "constant", "linear"),
-  "preference.loss": ("sigmoid",),
+  "preference.loss": ("sigmoid", "cdpo"),
   "preference.reference": ("precomputed", "live"),
   "preference.pairs": ("task", "given"),
   "evaluation.split": SPLITS,
@@ -123,7 +123,7 @@ _POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "
 def validate(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, one line with the key, its value and what is allowed, at the first thing that cannot be run."""
   _check_keys(config)
-  for key, allowed in _CHOICES.items():
+  for key, allowed in CHOICES.items():
     value = _get(config, key)
     if value not in allowed:
       _refuse(key, value, f"one of {', '.join(allowed)}", _near(str(value), allowed))
@@ -138,6 +138,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _refuse("model.path", "", "the embedded model, a Hugging Face directory, a .gguf file or a hub id")
   if not 0 <= config.preference.label_smoothing < 0.5:
     _refuse("preference.label_smoothing", config.preference.label_smoothing, "at least 0 and less than 0.5")
+  if config.preference.label_smoothing and config.preference.loss != "cdpo":
+    _refuse("preference.label_smoothing", config.preference.label_smoothing, "0 unless config.preference.loss is cdpo")
   if 0 < config.train.steps < config.optimizer.warmup_steps:
     _refuse("optimizer.warmup_steps", config.optimizer.warmup_steps, f"at most train.steps = {config.train.steps}")
   if 0 < config.model.max_length < 2:
@@ -183,7 +185,7 @@ def _check_study(config: ml_collections.ConfigDict) -> None:
     method = name.rpartition("/")[2]
     if method not in METHODS:
       _refuse(key, method, "named METHOD or TASK/METHOD", _near(method, METHODS))
-    if not isinstance(candidates, tuple | list) or not all(isinstance(item, Mapping) for item in candidates):
+    if not all(isinstance(item, Mapping) for item in candidates):
       _refuse(key, candidates, "a tuple of mappings such as {'optimizer.learning_rate': 1e-4}")
     for candidate in candidates:
       for override in candidate:
@@ -312,7 +314,8 @@ def _reword(path: pathlib.Path, error: Exception) -> str:
   where = f"config file {path}" + (f" line {line}" if line else "")
   text = " ".join(str(error).split())
   if isinstance(error, AttributeError | KeyError):
-    key = re.search(r"""Key \\?["'](\w+)\\?["'] does not exist|^["']*(\w+)["']*$""", text)
+    plain = text.replace("\\n", " ").replace("\\", "")
+    key = re.search(r"""Key ["'](\w+)["'] does not exist|^["']*(\w+)["']*(?: Did you mean .*)?$""", plain)
     if key:
       return f"{where}: {_unknown_key(key.group(1) or key.group(2))}"
   if isinstance(error, TypeError):
@@ -350,10 +353,10 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
   if isinstance(default, tuple) and isinstance(value, tuple | list):
     return tuple(value)
   if isinstance(default, Mapping) and isinstance(value, Mapping):
-    return {
-      name: tuple(inner) if key == "study.grid" and isinstance(inner, list) else inner for name, inner in value.items()
-    }
-  kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a list such as a,b", dict: "a mapping"}
+    if key == "study.grid":
+      return {name: _coerce(f"{key}[{name!r}]", candidates, ()) for name, candidates in value.items()}
+    return dict(value)
+  kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a tuple or list", dict: "a mapping"}
   _refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
 
 

@@ -11,7 +11,6 @@ from absl import flags
 
 from medjax.errors import UserError
 
-
 _KINDS = {"string": "TEXT", "int": "N", "float": "X"}
 
 

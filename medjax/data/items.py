@@ -26,7 +26,8 @@ def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list
   """The rows of a task by split: its own, or those of `data.source`.
 
   A source without splits is split 70/10/20 by a hash of each row's group, so that a row's split depends on nothing
-  but its group: not on the seed, not on the other rows. The first `data.*_rows` of a split are kept.
+  but its group: not on the seed, not on the other rows. The group is the value of `data.split_by`, else the id, else
+  (no id column) the content of the row, so that equal rows stay together. The first `data.*_rows` of a split are kept.
 
   Args:
     config: a validated run config.
@@ -182,7 +183,10 @@ def _rows(config: ml_collections.ConfigDict, task: "Task", records: Sequence[Rec
       for target, column in (label_columns.items() if labelled else ())
     }
     id_ = _id(record, columns)
-    group = record.column(config.data.split_by) if config.data.split_by else id_
+    if config.data.split_by:
+      group = record.column(config.data.split_by)
+    else:
+      group = id_ if id_ != record.id else files.fingerprint(_jsonable(record.values))
     if group is None:
       raise UserError(f"{record.where}: {config.data.split_by} is empty; rows without a group cannot be split")
     return Row(id_, str(group), fields, labels)

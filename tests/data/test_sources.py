@@ -220,6 +220,14 @@ def test_the_split_of_a_patient_depends_on_the_patient_alone(tmp_path):
   assert in_few.items() <= in_many.items()
 
 
+def test_rows_without_ids_split_by_their_content(tmp_path):
+  text = "complaint,pain,urgency\n" + "".join(f"c{i % 50},{i % 7},emergency\n" for i in range(700))
+  one, renamed = (items.task_rows(with_source(write(tmp_path / name, text)), TASK) for name in ("a.csv", "b.csv"))
+  contents = [{tuple(row.fields.values()) for row in rows} for rows in one.values()]
+  assert sum(map(len, contents)) == len(set.union(*contents)) == 350
+  assert [[r.fields for r in rows] for rows in one.values()] == [[r.fields for r in rows] for rows in renamed.values()]
+
+
 def test_limits_keep_the_first_rows(tmp_path):
   source = write(tmp_path / "a.csv", patients(300))
   full = items.task_rows(with_source(source, **COLUMNS), TASK)
