@@ -1,0 +1,154 @@
+"""Jitted generation: one prefill, then one token at a time into a key-value cache, until every row has ended."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from medjax.errors import UserError
+from medjax.models.attention import Layout
+from medjax.models.config import ModelConfig
+from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
+
+_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+class Progress(NamedTuple):
+  """A generation under way; N is the most tokens it may add."""
+
+  step: Int[Array, ""]
+  cache: Cache
+  hidden_BD: Float[Array, "B D"]
+  written_BN: Int[Array, "B N"]
+  ended_B: Bool[Array, "B"]
+  key: Array
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "config", "dtype", "new_tokens", "greedy"))
+def _generate(
+  graph, params, tokens_BT, mask_BT, eos_E, temperature, top_p, key, limit, *, config, dtype, new_tokens, greedy
+):
+  """int32 [B, N] new tokens, -1 after the end of a row. `limit` <= N is how many are wanted."""
+  decoder = bind(graph, params)
+  head_VD = head_matrix(params).astype(dtype)
+  B, T = tokens_BT.shape
+  layout = Layout.plain(mask_BT)
+  hidden_BTD, cache = decoder.extend(tokens_BT, layout, empty_cache(config, B, T + new_tokens, dtype), jnp.int32(0))
+  lengths_B = mask_BT.sum(axis=1)
+  last_B = T - 1 - jnp.argmax(mask_BT[:, ::-1], axis=1)
+  first_BD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+
+  def body(now: Progress) -> Progress:
+    logits_BV = jnp.einsum("BD,VD->BV", now.hidden_BD, head_VD, preferred_element_type=jnp.float32)
+    key, draw = jax.random.split(now.key)
+    chosen_B = jnp.argmax(logits_BV, axis=-1) if greedy else sample(draw, logits_BV, temperature, top_p)
+    chosen_B = chosen_B.astype(jnp.int32)
+    written_BN = now.written_BN.at[:, now.step].set(jnp.where(now.ended_B, -1, chosen_B))
+    ended_B = now.ended_B | jnp.any(chosen_B[:, None] == eos_E[None, :], axis=1)
+    ones_B1 = jnp.ones((B, 1), jnp.int32)
+    place = Layout((lengths_B + now.step)[:, None], ones_B1, jnp.zeros_like(ones_B1))
+    hidden_B1D, cache = decoder.extend(chosen_B[:, None], place, now.cache, T + now.step)
+    return Progress(now.step + 1, cache, hidden_B1D[:, 0], written_BN, ended_B, key)
+
+  unwritten_BN = jnp.full((B, new_tokens), -1, jnp.int32)
+  start = Progress(jnp.int32(0), cache, first_BD, unwritten_BN, lengths_B == 0, key)
+  return jax.lax.while_loop(lambda now: (now.step < limit) & ~now.ended_B.all(), body, start).written_BN
+
+
+def sample(key: Array, logits_BV: Float[Array, "B V"], temperature, top_p) -> Int[Array, "B"]:
+  """Draws from softmax(logits / temperature) cut to its nucleus (Holtzman et al. 2020, arXiv 1904.09751, sec. 3.1).
+
+  The nucleus is the smallest set of most likely tokens whose probabilities add up to at least `top_p`.
+  """
+  scaled_BV = logits_BV / temperature
+  descending_BV = jnp.sort(scaled_BV, axis=-1)[:, ::-1]
+  probability_BV = jax.nn.softmax(descending_BV, axis=-1)
+  before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
+  least_B1 = jnp.min(jnp.where(before_BV < top_p, descending_BV, jnp.inf), axis=-1, keepdims=True)
+  return jax.random.categorical(key, jnp.where(scaled_BV >= least_B1, scaled_BV, -jnp.inf))
+
+
+def generate(
+  graph: nnx.GraphDef,
+  params: Params,
+  config: ModelConfig,
+  dtype: str,
+  prompts: Sequence[Sequence[int]],
+  eos: Sequence[int],
+  max_new_tokens: int,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  batch_size: int = 16,
+  advance: Callable[[int], None] = lambda prompts: None,
+) -> list[list[int]]:
+  """New tokens for each prompt, up to and without the first EOS.
+
+  Prompts of like length are decoded together, in a handful of shapes: prompt and new tokens are rounded up to a power
+  of two, the last batch is filled up with empty rows.
+
+  Args:
+    graph: the decoder.
+    params: its parameters.
+    config: its configuration.
+    dtype: dtype of activations and cache.
+    prompts: token ids.
+    eos: ids that end a row.
+    max_new_tokens: most tokens to add.
+    temperature: 0 takes the most likely token.
+    top_p: nucleus to sample from, in (0, 1].
+    seed: of the sampling.
+    batch_size: prompts decoded at once.
+    advance: told how many prompts have just been done.
+
+  Raises:
+    UserError: an empty prompt, a prompt that leaves no room in the model's context, or sampling options out of range.
+  """
+  if temperature < 0 or not 0 < top_p <= 1 or max_new_tokens < 1:
+    raise UserError("temperature must be 0 or more, top_p in (0, 1], and max_new_tokens 1 or more")
+  for index, prompt in enumerate(prompts):
+    if not 0 < len(prompt) <= config.max_positions - max_new_tokens:
+      raise UserError(
+        f"prompt {index} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} this model takes 1 to "
+        f"{config.max_positions - max_new_tokens}; shorten the prompt or lower max_new_tokens"
+      )
+  order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+  rows = min(batch_size, _bucket(len(prompts))) if prompts else 0
+  answers: list[list[int]] = [[] for _ in prompts]
+  for number, start in enumerate(range(0, len(order), max(rows, 1))):
+    members = order[start : start + rows]
+    T = _bucket(max(len(prompts[index]) for index in members))
+    tokens_BT, mask_BT = np.zeros((rows, T), np.int32), np.zeros((rows, T), np.int32)
+    for row, index in enumerate(members):
+      tokens_BT[row, : len(prompts[index])] = prompts[index]
+      mask_BT[row, : len(prompts[index])] = 1
+    written_BN = _generate(
+      graph,
+      params,
+      tokens_BT,
+      mask_BT,
+      np.asarray(eos, np.int32),
+      np.float32(temperature or 1.0),
+      np.float32(top_p),
+      jax.random.fold_in(jax.random.key(seed), number),
+      np.int32(max_new_tokens),
+      config=config,
+      dtype=dtype,
+      new_tokens=_bucket(max_new_tokens),
+      greedy=temperature == 0,
+    )
+    for index, row in zip(members, np.asarray(written_BN)[: len(members)].tolist(), strict=True):
+      ends = (place for place, token in enumerate(row) if token == -1 or token in eos)
+      answers[index] = row[: min(next(ends, len(row)), max_new_tokens)]
+    advance(len(members))
+  return answers
+
+
+def _bucket(size: int) -> int:
+  """The least bucket that holds `size`."""
+  return next((bucket for bucket in _BUCKETS if bucket >= size), size)
