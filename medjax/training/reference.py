@@ -1,7 +1,5 @@
 """Log-probabilities under the reference model: computed once, kept on disk under a key that says what they are of."""
 
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from medjax import files
 from medjax.data.examples import Segments
 from medjax.models.decoder import Params
 from medjax.objectives.scoring import score
+from medjax.runtime import cache_directory
 
 
 @jax.jit
@@ -57,11 +56,6 @@ def cache_key(params: Params, groups: Sequence[Segments], row_length: int, descr
   )
 
 
-def cache_directory() -> pathlib.Path:
-  """`$MEDJAX_CACHE/reference`, by default under `~/.cache/medjax`."""
-  return pathlib.Path(os.environ.get("MEDJAX_CACHE", "~/.cache/medjax")).expanduser() / "reference"
-
-
 def reference_logps(
   graph: nnx.GraphDef,
   params: Params,
@@ -84,7 +78,7 @@ def reference_logps(
     described: goes into the key, see `cache_key`.
     advance: told how many groups have just been done.
   """
-  path = cache_directory() / f"{cache_key(params, groups, row_length, described)}.npy"
+  path = cache_directory() / "reference" / f"{cache_key(params, groups, row_length, described)}.npy"
   if path.exists():
     advance(len(groups))
     return np.load(path)

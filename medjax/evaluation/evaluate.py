@@ -1,0 +1,126 @@
+"""A model or checkpoint on the rows of a task: predictions, and metrics over them."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from medjax import files, tasks
+from medjax.data import chat, items
+from medjax.data.examples import Row
+from medjax.errors import UserError
+from medjax.evaluation.metrics import summarize
+from medjax.evaluation.score import Prediction, predict_rows
+from medjax.models.decoder import build
+from medjax.models.pretrained import Pretrained, load_config_and_tokenizer, load_pretrained
+from medjax.training import checkpoints, mesh
+from medjax.training.telemetry import progress
+
+SCHEMA_VERSION = 1
+
+
+def evaluate(config, checkpoint: str, split: str, out: pathlib.Path, model: Pretrained | None = None) -> dict[str, Any]:
+  """Scores a split of `config.task` by label likelihood.
+
+  Args:
+    config: a validated run config.
+    checkpoint: a workdir or checkpoint of `medjax train`, or a model as `config.model.path` names one.
+    split: `train`, `validation` or `test`.
+    out: gets `predictions.jsonl` (`id`, `group`, `prediction`, `reference`, `probabilities`) and `metrics.json`.
+    model: `checkpoint`, where it is a model that is loaded already.
+
+  Returns:
+    What `metrics.json` holds.
+
+  Raises:
+    UserError: config, checkpoint or data cannot be used.
+  """
+  task = tasks.get(config.task)
+  rows = items.task_rows(config, task).get(split, [])
+  if not rows:
+    raise UserError(f"task {task.name} has no {split} rows; give data with that split, or another --split")
+  predictions, lengths = _predictions(config, task, rows, checkpoint, f"eval {config.task} {split}", model)
+  metrics = {
+    "schema_version": SCHEMA_VERSION,
+    "task": task.name,
+    "split": split,
+    "checkpoint": checkpoint,
+    "n": len(rows),
+    "prompts_cut": len(lengths.cut),
+    "data": items.fingerprint(rows),
+    "targets": {},
+  }
+  for name, target in task.targets.items():
+    chosen = [prediction.labels[name] for prediction in predictions]
+    probabilities = np.array([[p.probabilities[name][label] for label in target.labels] for p in predictions])
+    metrics["targets"][name] = summarize([row.labels[name] for row in rows], chosen, target, probabilities)
+  with files.write_aside(out / "predictions.jsonl") as file:
+    for row, prediction in zip(rows, predictions, strict=True):
+      file.write(_line(prediction, reference=dict(row.labels)))
+  files.write_json(out / "metrics.json", metrics)
+  return metrics
+
+
+def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path) -> None:
+  """Labels and probabilities for the unlabelled rows of a file, as jsonl.
+
+  Args:
+    config: a validated run config; its task reads the rows.
+    checkpoint: as in `evaluate`.
+    source: the file of rows.
+    output: the jsonl to write: `id`, `prediction`, `probabilities`.
+
+  Raises:
+    UserError: config, checkpoint or data cannot be used.
+  """
+  task = tasks.get(config.task)
+  rows = items.rows_to_predict(config, task, str(source))
+  predictions, _ = _predictions(config, task, rows, checkpoint, f"predict {config.task}")
+  with files.write_aside(output) as file:
+    file.writelines(map(_line, predictions))
+
+
+def _predictions(
+  config, task, rows: Sequence[Row], checkpoint: str, title: str, model: Pretrained | None = None
+) -> tuple[list[Prediction], chat.LengthReport]:
+  devices = mesh.make_mesh(config.mesh.to_dict())
+  with jax.set_mesh(devices):
+    described, params = _load(config, checkpoint, devices, model)
+    graph = build(described.config, config.model.dtype, config.model.attention)
+    encoder = chat.Encoder(described.tokenizer)
+    limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
+    multiple = mesh.batch_multiple(devices)
+    batch_rows = multiple * -(-config.evaluation.batch_size // multiple)
+    with progress(len(rows), title) as bar:
+      return predict_rows(
+        graph,
+        params,
+        task,
+        rows,
+        encoder,
+        limits,
+        config.train.row_length,
+        batch_rows,
+        mesh.batch_sharding(devices),
+        bar.update,
+      )
+
+
+def _load(config, checkpoint: str, devices, model: Pretrained | None):
+  """(description, parameters on the mesh) of a checkpoint or model."""
+  if model is not None:
+    return model, jax.device_put(model.params, mesh.parameter_shardings(model.params, devices))
+  if checkpoints.is_checkpoint(checkpoint):
+    params, identity = checkpoints.load_params(checkpoint, devices)
+    return load_config_and_tokenizer(identity["config"]["model"]["path"]), params
+  loaded = load_pretrained(checkpoint, "float32", lambda params: mesh.parameter_shardings(params, devices))
+  return loaded, loaded.params
+
+
+def _line(prediction: Prediction, **more: Any) -> str:
+  values = {"id": prediction.id, "group": prediction.group, "prediction": prediction.labels}
+  return json.dumps({**values, **more, "probabilities": prediction.probabilities}, ensure_ascii=False) + "\n"
