@@ -1,6 +1,7 @@
 """GGUF files give the parameters, config and tokenizer of the model they were converted from."""
 
 import dataclasses
+import itertools
 
 import gguf
 import jax
@@ -11,7 +12,7 @@ import reference_models as reference
 from medjax.errors import UserError
 from medjax.models.config import Llama3Scaling, ModelConfig
 from medjax.models.families import tensor_table
-from medjax.models.gguf import GgufFile, config_from_gguf
+from medjax.models.gguf import GgufFile
 from medjax.models.layers import rope_frequencies
 from medjax.models.pretrained import load_config_and_tokenizer, load_pretrained
 from medjax.models.tokenizers import tokenizer_from_gguf
@@ -156,7 +157,7 @@ def greedy_pieces(text: str, metadata) -> list[str]:
   scores = dict(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"], strict=True))
   pieces = list("▁" + text.replace(" ", "▁"))
   while True:
-    joins = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(pieces, pieces[1:])) if a + b in scores]
+    joins = [(-scores[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(pieces)) if a + b in scores]
     if not joins:
       break
     _, i = min(joins)

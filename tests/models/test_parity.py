@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference_models as reference
 
+import medjax
 from medjax.models.attention import Layout
 from medjax.models.decoder import bind, build, head_matrix
 from medjax.models.families import tensor_table
@@ -26,12 +27,12 @@ def exact_products():
 
 @pytest.fixture(scope="module", params=list(reference.CASES))
 def pair(request, tmp_path_factory):
-  """A model of transformers, and ours loaded from what save_pretrained wrote in several shards."""
+  """A model of transformers, and where save_pretrained wrote it, in several shards."""
   model = reference.torch_model(request.param)
   path = tmp_path_factory.mktemp(request.param)
   model.save_pretrained(path, max_shard_size="30KB")
   assert len(list(path.glob("*.safetensors"))) > 1
-  return model, load_pretrained(str(path))
+  return model, path
 
 
 @functools.cache
@@ -64,7 +65,8 @@ def leaf(tree, path):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_logits_and_gradients(pair, side):
-  model, loaded = pair
+  model, path = pair
+  loaded = load_pretrained(str(path))
   tokens, mask = reference.batch(side)
   expected = reference.torch_logits(model, tokens, mask).detach().numpy()
   assert np.abs(expected).max() > 3, "too flat to tell right from wrong"
@@ -82,6 +84,13 @@ def test_logits_and_gradients(pair, side):
     assert np.abs(got - wanted).max() < 1e-3 * np.abs(wanted).max(), name
 
 
+def test_greedy_tokens(pair):
+  model, path = pair
+  expected = [reference.torch_greedy(model, prompt) for prompt in reference.PROMPTS]
+  assert len(set(expected[0])) > 4, "too dull to tell right from wrong"
+  assert medjax.load(str(path)).generate([list(prompt) for prompt in reference.PROMPTS], 16) == expected
+
+
 @pytest.mark.parametrize("case", list(reference.CASES))
 def test_recorded(case, tmp_path):
   with np.load(FIXTURES / f"parity_{case}.npz") as recorded:
@@ -96,3 +105,5 @@ def test_recorded(case, tmp_path):
       got = leaf(gradients, slot.path)
       got = got if slot.layer is None else got[slot.layer]
       np.testing.assert_allclose(np.linalg.norm(got), norm, rtol=1e-3, err_msg=name)
+    generated = medjax.load(str(tmp_path)).generate([list(prompt) for prompt in reference.PROMPTS], 16)
+    assert generated == recorded["greedy"].tolist()
