@@ -9,8 +9,8 @@ disposition, kind of error, durations, mistriage) is never shown to the model.
   medjax eval --config=configs/triage_emergency_department.py --config.data.source=triage.csv \
     --checkpoint=runs/ed-sft --workdir=runs/ed-sft --split=test
 
-Rows are split 70/10/20 by a hash of each row's content. This file is also the pattern for a task of your own: a Task, registered,
-and a config that names it.
+Rows are split 70/10/20 by a hash of each row's content. This file is also the pattern for a task of your own: a Task,
+registered, and a config that names it.
 """
 
 from medjax.config import base_config

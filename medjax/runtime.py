@@ -11,12 +11,19 @@ def cache_directory() -> pathlib.Path:
 
 
 def quiet() -> None:
-  """Silences what libraries log below the level of an error; call it before they are imported."""
+  """Leaves on stderr what medjax logs, and of libraries the errors only; call it before they are imported."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   os.environ.setdefault("DATASETS_VERBOSITY", "error")
-  for name in ("jax", "orbax", "absl", "grain"):
+  for name in ("jax", "orbax", "grain"):
     logging.getLogger(name).setLevel(logging.ERROR)
+  # medjax, Orbax and others share absl's logger; the file that logs tells them apart.
+  home = str(pathlib.Path(__file__).parent)
+  handler = logging.StreamHandler()
+  handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(home))
+  shared = logging.getLogger("absl")
+  shared.handlers, shared.propagate = [handler], False
+  shared.setLevel(logging.INFO)
 
 
 def keep_compiled_programs() -> None:

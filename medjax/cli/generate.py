@@ -37,7 +37,7 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.", flag_values=values)
 
 
-def read_prompts(text: str, where: str, chat: bool) -> list[tuple[Any, Any]]:
+def read_prompts(text: str, where: str) -> list[tuple[Any, Any]]:
   """Prompts of a text: `(id or None, text or messages)`, one for each line that is not blank.
 
   Raises:
@@ -52,10 +52,8 @@ def read_prompts(text: str, where: str, chat: bool) -> list[tuple[Any, Any]]:
     prompt = row.get("messages", row.get("prompt"))
     if isinstance(prompt, list):
       fits = all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt) and prompt
-      prompt = tuple(prompt)
     else:
       fits = isinstance(prompt, str) and prompt
-      prompt = ({"role": "user", "content": prompt},) if chat else prompt
     if not fits:
       raise UserError(f'{where} line {number}: needs "prompt": TEXT or "messages": [{{"role", "content"}}, ...]')
     prompts.append((row.get("id"), prompt))
@@ -82,20 +80,22 @@ def _run(arguments: Arguments) -> None:
   where = "stdin" if values.prompts == "-" else values.prompts
   if where != "stdin" and not pathlib.Path(where).is_file():
     raise UserError(f"--prompts is {where!r}: no such file; give a file, or - for stdin")
-  prompts = read_prompts(sys.stdin.read() if where == "stdin" else read_text(where), where, values.chat)
+  prompts = read_prompts(sys.stdin.read() if where == "stdin" else read_text(where), where)
 
   import medjax
-  from medjax.data.chat import Encoder
 
   model = medjax.load(values.model, dtype=values.dtype)
-  ids = [list(prompt) for prompt in Encoder(model.tokenizer).prompts([prompt for _, prompt in prompts])]
   completions = model.generate(
-    ids, values.max_new_tokens, temperature=values.temperature, top_p=values.top_p, seed=values.seed
+    [prompt for _, prompt in prompts],
+    values.max_new_tokens,
+    temperature=values.temperature,
+    top_p=values.top_p,
+    seed=values.seed,
+    chat=values.chat,
   )
   for index, ((id_, _), completion) in enumerate(zip(prompts, completions, strict=True)):
-    text = model.tokenizer.decode(completion, skip_special_tokens=True)
     named = {} if id_ is None else {"id": id_}
-    print(json.dumps({"prompt_index": index, **named, "completion": text}, ensure_ascii=False))
+    print(json.dumps({"prompt_index": index, **named, "completion": completion}, ensure_ascii=False))
 
 
 VERB = Verb(

@@ -37,23 +37,28 @@ def main(argv: Sequence[str]) -> int:
     _run(argv)
     sys.stdout.flush()
     return EXIT_DONE
-  except UserError as error:
-    code, line = EXIT_UNUSABLE, str(error)
-  except Stopped as stop:
-    code, line = EXIT_STOPPED, str(stop)
-  except RunError as error:
-    code, line = EXIT_FAILED, str(error)
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush there
-    code, line = EXIT_FAILED, "stdout was closed before all was written"
-  except KeyboardInterrupt:
-    code, line = EXIT_FAILED, "interrupted"
-  except Exception as error:
-    code, line = EXIT_FAILED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-  if debug:
-    traceback.print_exc()
+  except (Exception, KeyboardInterrupt) as error:
+    if debug:
+      traceback.print_exc()
+    code, line = _verdict(error)
   print(f"{title}: {' '.join(line.split())}", file=sys.stderr)
   return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+  """Exit code and reason of what ended a command."""
+  if isinstance(error, UserError):
+    return EXIT_UNUSABLE, str(error)
+  if isinstance(error, Stopped):
+    return EXIT_STOPPED, str(error)
+  if isinstance(error, RunError):
+    return EXIT_FAILED, str(error)
+  if isinstance(error, KeyboardInterrupt):
+    return EXIT_FAILED, "interrupted"
+  if isinstance(error, BrokenPipeError):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush there
+    return EXIT_FAILED, "stdout was closed before all was written"
+  return EXIT_FAILED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _run(argv: Sequence[str]) -> None:
@@ -73,8 +78,7 @@ def _run(argv: Sequence[str]) -> None:
   if arguments.flags.help:
     print(verbs.help_text(name, verb))
     return
-  if not arguments.flags.debug:
-    runtime.quiet()
+  runtime.quiet()
   if verb.compiles:
     runtime.keep_compiled_programs()
   verb.run(arguments)
