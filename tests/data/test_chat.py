@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import tokenizers
@@ -7,6 +8,7 @@ import transformers
 from medjax.data import chat
 from medjax.data.examples import Example, PreferencePair, Segments
 from medjax.errors import UserError
+from medjax.models.pretrained import load_config_and_tokenizer
 
 CHATML = (
   "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -195,3 +197,34 @@ def test_encode_all_refuses_to_drop_everything():
   encoder = chat.Encoder(make_tokenizer())
   with pytest.raises(UserError, match="all 1 rows are too long"):
     chat.encode_all([Example("a", "abc", "defghi")], encoder, chat.Limits(max_length=6))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+  return load_config_and_tokenizer("embedded:smollm2-135m").tokenizer
+
+
+def test_embedded_model_reads_segments_as_it_reads_the_whole_chat(embedded):
+  encoder = chat.Encoder(embedded)
+  turns = (
+    SYSTEM,
+    USER,
+    {"role": "assistant", "content": "No."},
+    {"role": "user", "content": "BP 152/96 mmHg\n\nNa⁺ 128?"},
+  )
+  prompts = [(USER,), (SYSTEM, USER), turns]
+  answers = ["emergency", "physician, urgent", "3.5 mg/kg q8h\n- then 50 %", "Naïve β-blocker → stop."]
+  for prompt, answer in itertools.product(prompts, answers):
+    (segments,) = encoder.segments([Example("a", prompt, answer)])
+    full = embedded.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+    together = tuple(embedded(full.rstrip(), add_special_tokens=False).input_ids)
+    assert segments.prompt + segments.completions[0] == together
+    assert (
+      segments.completions[0][-1] == embedded.eos_token_id and embedded.eos_token_id not in segments.completions[0][:-1]
+    )
+    assert list(segments.prompt) == embedded.apply_chat_template(list(prompt), add_generation_prompt=True).input_ids
+
+
+def test_embedded_model_pads_with_what_ends_an_answer_and_still_learns_it(embedded):
+  (segments,) = chat.Encoder(embedded).segments([Example("a", "Urgency:", " high")])
+  assert embedded.pad_token_id == embedded.eos_token_id == segments.completions[0][-1]
