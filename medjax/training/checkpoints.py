@@ -34,13 +34,14 @@ class Checkpoints:
     """Steps done at the last whole checkpoint, or None."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, identity: dict[str, Any]) -> None:
-    """Saves the state, and `identity`: the JSON-able values that a resumed run must share."""
-    items = {
-      "params": ocp.args.StandardSave(state.params),
-      "optimizer": ocp.args.StandardSave({"step": state.step, "state": state.optimizer}),
-      "identity": ocp.args.JsonSave(identity),
-    }
+  def save(self, state: TrainState, identity: dict[str, Any], finished: bool) -> None:
+    """Saves the state, and `identity`: the JSON-able values that a resumed run must share.
+
+    The checkpoint of a `finished` run is parameters only, a third of the size: nothing is left to go on with.
+    """
+    items = {"params": ocp.args.StandardSave(state.params), "identity": ocp.args.JsonSave(identity)}
+    if not finished:
+      items["optimizer"] = ocp.args.StandardSave({"step": state.step, "state": state.optimizer})
     self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
   def identity(self, step: int) -> dict[str, Any]:

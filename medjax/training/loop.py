@@ -147,7 +147,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
       if done == steps or stopping or (config.checkpoint.every and done % config.checkpoint.every == 0):
         recorder.record(*pending)  # a bad step is never saved
         pending = None
-        saver.save(current, identity)
+        saver.save(current, identity, finished=done == steps)
       if stopping:
         saver.close()
         telemetry.close()
