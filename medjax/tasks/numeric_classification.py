@@ -1,4 +1,4 @@
-"""Thyroid state from laboratory values: real patients of the Garvan Institute, 1984-1987 (UCI thyroid disease table)."""
+"""Thyroid state from laboratory values: real patients of the Garvan Institute, 1984-1987 (UCI thyroid disease)."""
 
 import csv
 import hashlib

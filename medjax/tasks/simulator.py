@@ -7,11 +7,12 @@ has the rules). Everything is a function of the seed and the patient's number.
 
 import dataclasses
 import functools
+import re
 
-from medjax.tasks import simulator_requests, simulator_symptoms
+from medjax.tasks import simulator_requests, simulator_symptoms, simulator_text
+from medjax.tasks.simulator_concerns import Concern
 from medjax.tasks.simulator_draws import Draws, expand
-from medjax.tasks.simulator_patients import Patient, patient
-from medjax.tasks.simulator_symptoms import Concern
+from medjax.tasks.simulator_patients import PROFILES, Patient, patient
 
 SEED = 20250
 SPLITS = {"test": (0, 400), "validation": (100_000, 200), "train": (200_000, 2000)}  # first patient, messages
@@ -31,8 +32,8 @@ _CELLS = {
   ("clerk", "routine"): 0.10,
 }
 _NOT_QUOTED = ("infant", "child", "early_pregnancy", "late_pregnancy")
-_GENERAL_TAGS = frozenset({"adult", "low_risk", "older"})
 
+_RELATIVES = re.compile(r"\b(brother|sister|cousin|neighbour|father|mother|uncle|aunt|niece)\b")
 _BRANDS = {
   "warfarin": "[warfarin|Coumadin]",
   "apixaban": "[apixaban|Eliquis]",
@@ -53,28 +54,15 @@ _RISKY_DOUBLED = (
   "digoxin",
 )
 _FILLERS = {
-  "long_ago": "[in {2012-2021}|years ago|{4-9} years ago|last year]",
+  "long_ago": "[in {2016-2021}|years ago|{3-6} years ago|last year]",
   "since_long": "for [weeks|months]",
   "pregnant_relative": "[cousin|neighbour|niece]",
   "paracetamol": "[paracetamol|acetaminophen|Tylenol]",
-  "minor": "[vitamin D|cetirizine|omeprazole|folic acid]",
+  "minor": "[vitamin D|cetirizine|omeprazole|multivitamin]",
   "fever": "[{38.3-39.4}|{38.3-39.4} C|{101.1-102.9}|{101.1-102.9} F]",
   "raised": "[{37.6-37.9}|{37.6-37.9} C|{99.7-100.2}|{99.7-100.2} F]",
   "normal": "[{36.5-37.1}|{36.5-37.1} C|{97.8-98.7}|{97.8-98.7} F]",
 }
-_ABBREVIATIONS = (
-  ("blood pressure", "bp"), ("prescription", "rx"), ("appointment", "appt"), ("temp ", "temperature "), ("weeks", "wks"),
-  ("days", "d"), ("minutes", "min"), ("months", "mths"), ("years", "yrs"), ("with", "w/"),
-  ("please", "pls"), ("thanks", "thx"), ("yesterday", "yday"), ("tomorrow", "tmrw"), ("potassium", "K"), ("through", "thru"),
-)  # fmt: skip
-_MISSPELLINGS = (
-  ("breathless", "brethless"), ("breathing", "breathin"), ("chest", "chset"), ("stomach", "stomache"), ("diarrhoea", "diarhea"),
-  ("vomiting", "vommiting"), ("headache", "headake"), ("swollen", "swolen"), ("yesterday", "yesturday"), ("tomorrow", "tommorow"),
-  ("morning", "mornign"), ("normal", "normall"), ("since", "sinse"), ("bleeding", "bleding"), ("pregnant", "pregnent"),
-  ("ibuprofen", "ibuprofin"), ("warfarin", "warfrin"), ("apixaban", "apixiban"), ("insulin", "insuline"), ("potassium", "potasium"),
-  ("insurance", "insurence"), ("clinic", "clinc"), ("wound", "wuond"), ("until", "untill"), ("which", "wich"), ("weight", "wieght"),
-  ("surgery", "surgry"), ("dizzy", "dizy"), ("pressure", "presure"), ("nosebleed", "nose bleed"), ("blurry", "blury"),
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +153,18 @@ def _tags(person: Patient) -> frozenset[str]:
   return person.profile.tags | frozenset(person.drugs)
 
 
+@functools.cache
+def _share(needs: frozenset[str]) -> float:
+  """The share of patients who can have a concern; what few can have is drawn the more often with those few."""
+  share = 0.0
+  for profile in PROFILES:
+    without = 0.0 if needs & profile.tags else 1.0
+    for choice in profile.drugs:
+      without *= sum(name.replace("_", " ") not in needs for name in choice) / len(choice)
+    share += profile.weight * (1.0 - without)
+  return share / sum(profile.weight for profile in PROFILES)
+
+
 def _choose(draws: Draws, person: Patient, used: set[str], quoted: bool = False) -> Concern:
   """A concern this patient may have, its provider and urgency drawn first so that labels stay balanced."""
   tags = _tags(person)
@@ -174,8 +174,7 @@ def _choose(draws: Draws, person: Patient, used: set[str], quoted: bool = False)
       cells.setdefault((item.provider, item.urgency), []).append(item)
   keys = [key for key in _CELLS if key in cells]
   options = cells[draws.pick(keys, [_CELLS[key] for key in keys])]
-  # Concerns that few patients can have come first with those patients, or they would hardly be seen.
-  return draws.pick(options, [1.0 if item.needs & _GENERAL_TAGS else 3.0 for item in options])
+  return draws.pick(options, [1.0 / _share(item.needs) for item in options])
 
 
 def _background(draws: Draws, person: Patient, item: Concern, slot) -> str:
@@ -193,9 +192,11 @@ def _closed(draws: Draws, person: Patient, count: int, taken: str, slot) -> list
   """Matters that are over, absent or another's, none of which touches what is live."""
   out = []
   young = person.profile.name in ("infant", "child")
-  for keys, template in draws.shuffled(simulator_requests.CLOSED):
+  for keys, template in draws.shuffled(simulator_text.CLOSED):
     if len(out) == count:
       break
+    if "relative}" in template and _RELATIVES.search(taken):
+      continue
     if young and not ("{relative}" in template or keys.split()[0] in ("last", "visit", "bill", "form")):
       continue
     if not any(key.lower() in taken.lower() for key in keys.split()):
@@ -216,7 +217,9 @@ def _lesser(draws: Draws, person: Patient, item: Concern) -> Concern | None:
     and other.urgency == "routine"
     and other.topic in ("refill", "booking", "billing", "forms", "records")
     and other.topic != item.topic
-    and not (other.topic == "refill" and item.topic in ("supply", "dose", "missed", "mixing", "storage", "lithium"))
+    and not (
+      other.topic == "refill" and item.topic in ("supply", "dose", "missed", "mixing", "mixup", "storage", "lithium")
+    )
     and not (other.topic in ("booking", "forms") and item.topic in ("booking", "forms", "prep"))
   ]
   return draws.pick(options) if options else None
@@ -230,7 +233,7 @@ def _quoted(draws: Draws, seed: int, person: Patient, item: Concern) -> Finding:
     author = patient(seed, 10**6 + draws.below(10**6))
   past = _choose(draws, author, {"mood"} if other else {"mood", item.topic}, quoted=True)
   words = expand(draws, draws.pick(past.texts), _slot(author))
-  frame = draws.pick(simulator_requests.QUOTED_OTHER if other else simulator_requests.QUOTED_OWN)
+  frame = draws.pick(simulator_text.QUOTED_OTHER if other else simulator_text.QUOTED_OWN)
   if past.provider == "physician" and past.urgency != "routine":
     ended = "[already seen|in the ER by now|being seen to]"
   else:
@@ -251,10 +254,10 @@ def _written(draws: Draws, parts: list[str]) -> str:
     text += part if not text else (" " if text[-1] in "?.!" else joint) + part
   if draws.chance(0.5) and text[-1] not in "?.!":
     text += "."
-  for table, wanted, most in ((_ABBREVIATIONS, shorten, 3), (_MISSPELLINGS, slips, 2)):
-    hits = [pair for pair in table if pair[0] in text] if wanted else []
+  for table, wanted, most in ((simulator_text.ABBREVIATIONS, shorten, 3), (simulator_text.MISSPELLINGS, slips, 2)):
+    hits = [pair for pair in table if re.search(rf"\b{pair[0]}\b", text)] if wanted else []
     for old, new in draws.shuffled(hits)[:most]:
-      text = text.replace(old, new, 1)
+      text = re.sub(rf"\b{old}\b", new, text, count=1)
   return text.lower() if lower else text
 
 
@@ -287,14 +290,14 @@ def message(seed: int, index: int, number: int, used: tuple[str, ...] = ()) -> P
   findings += _closed(draws, person, count, taken, slot)
 
   if draws.chance(0.35):
-    findings[0] = dataclasses.replace(live, text=f"{draws.pick(simulator_requests.NOW)}: {live.text}")
+    findings[0] = dataclasses.replace(live, text=f"{draws.pick(simulator_text.NOW)}: {live.text}")
   parts = draws.shuffled([finding.text for finding in findings] + ([background] if background else []))
   if background and person.profile.name in ("infant", "child"):
     parts = [background] + [part for part in parts if part != background]
   if draws.chance(0.3):
-    parts.insert(0, draws.pick(simulator_requests.OPENINGS))
+    parts.insert(0, draws.pick(simulator_text.OPENINGS))
   if draws.chance(0.45):
-    parts.append(draws.pick(simulator_requests.ENDINGS))
+    parts.append(draws.pick(simulator_text.ENDINGS))
   return PortalMessage(
     patient=person,
     number=number,

@@ -69,17 +69,19 @@ def _profile(name, weight, ages, tags, conditions, drugs, *context, sex=""):
 # fmt: off
 PROFILES = (
   _profile(
-    "healthy", 20, (19, 62), "adult low_risk", "none", "cetirizine|omeprazole|sertraline", "[no regular meds|no illnesses]",
-    "[otherwise healthy|usually well]", "[on nothing but {drug}|take only {drug}]",
+    "healthy", 20, (19, 62), "adult low_risk", "none", "cetirizine|omeprazole|sertraline",
+    "[otherwise healthy|usually well|no illnesses]", "[keep fit|rarely ill]", "[on|take] {drug}",
   ),
   _profile(
-    "past_risks", 14, (28, 62), "adult low_risk past_anticoagulant", "past deep vein thrombosis|treated cancer", "omeprazole|cetirizine",
+    "past_anticoagulant", 10, (28, 62), "adult low_risk past_anticoagulant", "past deep vein thrombosis", "omeprazole|cetirizine",
     "[came|was taken] off [apixaban|warfarin|rivaroxaban] {long_ago}", "[stopped|finished] [warfarin|blood thinners|Eliquis] {long_ago}",
-    "had chemo {long_ago}, [all clear now|done with it]",
+  ),
+  _profile(
+    "past_chemotherapy", 5, (36, 70), "adult past_chemo", "treated cancer", "omeprazole|cetirizine", "had chemo {long_ago}, [all clear now|done with it]",
   ),
   _profile(
     "older", 14, (66, 88), "adult older", "hypertension|osteoarthritis", "amlodipine|ramipril|lisinopril atorvastatin|simvastatin",
-    "[on|taking] {drug}", "[have|had] high blood pressure [for years|]", "[arthritis|bad knees], {drug} daily",
+    "[on|taking] {drug}", "high blood pressure [for years|]", "[arthritis|bad knees], {drug} daily",
   ),
   _profile(
     "anticoagulated", 13, (58, 86), "adult anticoagulated critical", "atrial fibrillation", "warfarin|apixaban|rivaroxaban metoprolol|digoxin",
@@ -125,7 +127,7 @@ PROFILES = (
   ),
   _profile("methotrexate", 4, (35, 72), "adult methotrexate", "rheumatoid arthritis", "methotrexate folic_acid", "methotrexate weekly for RA"),
   _profile("lithium", 4, (24, 60), "adult lithium", "bipolar disorder", "lithium", "[on|taking] lithium"),
-  _profile("catheter", 4, (60, 86), "adult catheter", "urinary catheter", "tamsulosin", "[have|with] a catheter[ since spring|]"),
+  _profile("catheter", 4, (60, 86), "adult catheter", "urinary catheter", "oxybutynin", "[have|with] a catheter[ since spring|]"),
   _profile("feeding_tube", 3, (45, 78), "adult feeding_tube", "feeding tube", "omeprazole", "[PEG|feeding] tube [since {2018-2021}|]"),
   _profile("stoma", 3, (40, 76), "adult stoma", "ileostomy", "loperamide", "[have|with] a stoma"),
   _profile("infant", 5, (3, 10), "infant", "none", "", "my {child} is {age} weeks old", "{age} week old {child}"),

@@ -3,7 +3,7 @@
 # ruff: noqa: E501
 # fmt: off
 
-from medjax.tasks.simulator_symptoms import concern
+from medjax.tasks.simulator_concerns import concern
 
 REQUESTS = (
   # Refills: which drug, and how much is left
@@ -113,6 +113,14 @@ REQUESTS = (
     "left my insulin pen [out of the fridge|on the table] {2-5} h, [two spare pens at home|have spares]. Still good?",
   ),
   concern(
+    "mixup", "pharmacist urgent", "low_risk older heart_failure past_chemo", "wrong drug or strength dispensed, next dose due",
+    "box of {drug} [says ten times my usual strength|has another patient's name on it], next dose [tonight|in two hours]. [Take it or not|Is it just another brand]?",
+  ),
+  concern(
+    "mixup", "pharmacist routine", "low_risk older heart_failure past_chemo", "",
+    "box of {drug} [looks different|has a new colour], same name and strength, next dose [tonight|in two hours]. [Take it or not|Is it just another brand]?",
+  ),
+  concern(
     "childdose", "pharmacist routine", "child", "",
     "{he} [spat out half|missed one spoon] of the amoxicillin this morning, [seems well|playing]. [Give it again|Same dose tonight]?",
   ),
@@ -139,6 +147,26 @@ REQUESTS = (
     "small [kitchen|paper] cut on my finger [yesterday|last night], [dry|closed], no redness or pus. [Leave it open|Plaster or air]?",
   ),
   concern(
+    "wound", "nurse urgent", "low_risk", "gaping cut",
+    "cut my finger on a [knife|tin] [an hour ago|this morning], edges gape, [no bleeding now|bleeding stopped with pressure]. [Stitches or plaster|Plaster or air]?",
+  ),
+  concern(
+    "nail", "nurse urgent", "low_risk older", "dirty wound without tetanus cover",
+    "stepped on a rusty nail [this morning|last night], clean now, last tetanus shot {12-20} years ago. [Leave it open|Plaster or air]?",
+  ),
+  concern(
+    "nail", "nurse routine", "low_risk older", "",
+    "stepped on a [rusty nail|pin] [this morning|last night], clean now, last tetanus shot [in spring|last year]. [Leave it open|Plaster or air]?",
+  ),
+  concern(
+    "burn", "nurse urgent", "low_risk older tablet_diabetes", "palm-sized blistering burn",
+    "burn from [hot oil|the oven] [an hour ago|this morning], palm sized, [blisters|blistering], pain {4-6}/10. [Cream or air|What helps]?",
+  ),
+  concern(
+    "burn", "nurse routine", "low_risk older", "",
+    "burn from [hot oil|the oven] [an hour ago|this morning], coin sized, no blisters, pain {1-3}/10. [Cream or air|What helps]?",
+  ),
+  concern(
     "device", "nurse urgent", "catheter", "blocked catheter",
     "nothing in the bag [since last night|for {8-12} h], belly [tight|sore]",
   ),
@@ -155,8 +183,8 @@ REQUESTS = (
     "tube flushes [well|easily], skin [dry|a bit pink] round it. [How do I clean it|Which cream]?",
   ),
   concern(
-    "device", "nurse urgent", "stoma", "no stoma output",
-    "nothing in the bag [since last night|for {14-18} h], belly [tight|crampy]",
+    "device", "nurse urgent", "stoma", "little stoma output",
+    "hardly anything in the bag [since last night|for {8-12} h], belly soft, [no pain|not sick]",
   ),
   concern(
     "device", "nurse routine", "stoma", "",
@@ -213,78 +241,4 @@ REQUESTS = (
     "[nursery|insurer] wants {his} vaccination [record|form], [where do I send it|can you email it]",
     "move {his} [check-up|jab visit] [next month|on the {24-28}th] to [a later week|an afternoon] please",
   ),
-)
-
-# Matters that are over, absent or someone else's, and ask for nothing: (words that must not be in the live concern, text).
-CLOSED = (
-  ("chest", "no chest pain"),
-  ("chest", "chest [pain|pressure] {long_ago}, [stent placed, none since|all tests fine]"),
-  ("chest", "my {relative} was in the ER with chest pain, [home again|is fine now]"),
-  ("breath oximeter puff asthma", "breathing is [fine|normal]"),
-  ("breath oximeter puff", "was [badly|very] short of breath {long_ago}, [cleared up|gone since]"),
-  ("breath oximeter lips", "my {relative} could hardly breathe last night, [is in hospital now|seen in the ER]"),
-  ("arm face stroke speech numb", "my {relative} had a stroke [this morning|on Sunday], in good hands"),
-  ("arm face stroke speech numb", "no weakness, speech [fine|normal]"),
-  ("arm face speech numb", "face drooped {long_ago}, Bell's palsy, [cleared up|gone since]"),
-  ("head vision blur", "no headache"),
-  ("head vision blur", "worst headache of my life {long_ago}, scan was fine, [gone since|none since]"),
-  ("head anticoag", "my {relative} had a head injury [last night|this morning], [seen already|home from the ER]"),
-  ("sugar meter insulin sensor unit glucose", "my {relative}'s sugar was {36-48} [this morning|last night], fixed with juice, [doctor knows|seen already]"),
-  ("BP", "BP {118-132}/{70-82} today"),
-  ("BP", "my {relative}'s BP was {196-214}/{112-120}, [the doctor saw|already seen]"),
-  ("BP", "BP was {196-214}/{112-120} {long_ago}, normal now"),
-  ("temp fever", "temp {normal}"),
-  ("temp fever", "had a temp of {fever} {long_ago}, gone in a day"),
-  ("temp fever", "my {relative} has a temp of {fever}, [their own doctor knows|seen already]"),
-  ("bleed blood stool black bruis", "no bleeding"),
-  ("bleed blood stool black", "stools were black {long_ago}, [ulcer healed|all clear since]"),
-  ("calf leg ankle", "swollen calf {long_ago}, treated, [gone since|fine now]"),
-  ("vomit sick thrown threw loose diarrh", "not vomiting"),
-  ("pain ache 10", "pain was 9/10 {long_ago}, [gone since|none now]"),
-  ("dizz faint", "fainted {long_ago}, [all tests fine|not again since]"),
-  ("swell lips tongue rash", "lips swelled after nuts {long_ago}, [avoided them since|not again since]"),
-  ("end wish mood think life", "my {relative} spoke of suicide last week, [has a team now|is in care]"),
-  ("potassium", "potassium was {6.6-7.2} {long_ago}, [normal since|fine now]"),
-  ("potassium", "potassium {3.8-4.8} last week, all fine"),
-  ("sodium", "sodium was {112-117} {long_ago}, [normal since|fine now]"),
-  ("Hb blood", "Hb {12.4-14.2} last week, all fine"),
-  ("eye sight vision", "lost sight in one eye {long_ago}, [surgery fixed it|fine since]"),
-  ("last renew more out refill shop dose", "[my|the] {refill_drug} refill came [yesterday|today], thanks"),
-  ("last renew more out refill shop dose", "[refill|renewal] of {refill_drug} is [done|sorted]"),
-  ("took dose forgot mistake missed", "took a double dose of {minor} {long_ago}, no harm"),
-  ("took dose overdose", "my {relative} took {24-40} paracetamol [last night|on Sunday], is in hospital"),
-  ("ibuprofen mix naproxen aspirin", "ibuprofen question is answered, thanks"),
-  ("visit move appointment ride scan clinic tomorrow afternoon", "[my|the] [heart scan|eye clinic|blood test] visit tomorrow [is confirmed|stands]"),
-  ("visit move appointment ride scan clinic", "[my|the] [chest clinic|scan] visit is moved already, thanks"),
-  ("bill charged insur", "the bill is [paid|sorted]"),
-  ("form paper consent letter", "[my|the] [work|insurance] form is [signed|sent] already"),
-  ("copy records portal log password", "got the [records|scan copy], thanks"),
-  ("wound stitch dressing pus", "[old|the] wound [healed|closed] {long_ago}"),
-  ("wound stitch dressing pus", "wound had pus {long_ago}, healed since"),
-  ("prep colonoscopy bowel", "colonoscopy {long_ago} was fine"),
-  ("pregnan baby weeks", "my {pregnant_relative} is {30-36} weeks pregnant"),
-  ("chemo", "my {relative} is on chemo"),
-  ("anticoag warfarin apixaban rivaroxaban thinner", "my {relative} takes warfarin"),
-)
-
-# Around a whole concern that is over or another's: the same words as a live one, and no call to act.
-QUOTED_OWN = (
-  '[earlier|old] message, [settled|answered] [in {2014-2021}|last year]: "{quote}"',
-  '"{quote}" was {long_ago}, [all over now|long settled]',
-  '[in {2014-2021}|last year] I wrote "{quote}", [that is over|since settled]',
-  '[skip|ignore] the "{quote}" from [{2014-2021}|last year], [settled|old news]',
-)
-QUOTED_OTHER = (
-  'my {relative} [wrote|said] "{quote}", {ended}',
-  '"{quote}" is what my {relative} wrote, {ended}',
-  '[skip|ignore] "{quote}", that was my {relative} on my login, {ended}',
-)
-# In front of what is live.
-NOW = ("now", "today", "new", "my question", "for me", "this time")
-
-# What senders add whatever the matter is; it says nothing on the label.
-OPENINGS = ("hi", "hello", "hi team", "good morning", "dear all", "URGENT", "quick one", "sorry to bother you", "not sure who to ask")
-ENDINGS = (
-  "please advise", "thanks", "thank you", "what should I do", "please call me", "do I need to book", "who should I ask", "no rush",
-  "this is URGENT", "need an answer today", "probably nothing", "it can wait I think", "very worried", "please reply soon",
 )

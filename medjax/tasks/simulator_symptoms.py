@@ -7,50 +7,7 @@ and who is writing.
 # ruff: noqa: E501
 # fmt: off
 
-import dataclasses
-
-
-@dataclasses.dataclass(frozen=True)
-class Concern:
-  """One thing to write about.
-
-  Attributes:
-    topic: what it is about; concerns of one topic share their words.
-    provider: who should answer first.
-    urgency: how soon.
-    needs: tags of which the patient must have one.
-    drivers: what in the text (or in the patient's stated background) decides the urgency; empty where routine.
-    texts: templates, see `simulator_draws.expand`.
-    tell: whether the label rests on the patient's background, so that the text must state it.
-  """
-
-  topic: str
-  provider: str
-  urgency: str
-  needs: frozenset[str]
-  drivers: tuple[str, ...]
-  texts: tuple[str, ...]
-  tell: bool = False
-
-
-def concern(topic: str, who: str, needs: str, drivers: str, *texts: str) -> Concern:
-  """A concern from compact notation.
-
-  Args:
-    topic: the topic.
-    who: `provider urgency`.
-    needs: tags, blank-separated; a `!` in front says that the text must state the patient's background.
-    drivers: drivers, separated by `;`.
-    *texts: templates.
-
-  Returns:
-    The concern.
-  """
-  provider, urgency = who.split()
-  tags = frozenset(needs.lstrip("!").split())
-  reasons = tuple(reason.strip() for reason in drivers.split(";") if reason.strip())
-  return Concern(topic, provider, urgency, tags, reasons, texts, needs.startswith("!"))
-
+from medjax.tasks.simulator_concerns import concern
 
 _MOST = "low_risk older asthma epilepsy tablet_diabetes"
 
@@ -132,7 +89,7 @@ SYMPTOMS = (
     "[typing this slowly,|] [left|right] arm [numb and clumsy|won't lift] since [breakfast|I woke up today], [face droops|words come out wrong]",
   ),
   concern(
-    "stroke", "physician routine", "older", "",
+    "stroke", "physician routine", "older anticoagulated", "",
     "[left|right] arm [weak|clumsy] since my stroke in {2014-2021}, [no change|same as ever], [is more physio worth it|want to discuss rehab]",
   ),
   concern(
@@ -145,7 +102,7 @@ SYMPTOMS = (
     "[hit|banged|knocked] my head [this morning|two hours ago], [thrown up {2-4} times since|getting drowsier|confused and can't remember it]",
   ),
   concern(
-    "headinjury", "nurse routine", "low_risk", "",
+    "headinjury", "nurse routine", "low_risk past_chemo", "",
     "[bumped|knocked|banged] my head on a [cupboard|shelf|car door] [this morning|last night], small bump, [feel fine|awake and well], [no vomiting|never blacked out]",
   ),
   concern(
@@ -228,15 +185,15 @@ SYMPTOMS = (
     "{he} has had a temp of {fever} [for five days|for six days], [drinking ok|runny nose, drinking]",
   ),
   concern(
-    "fever", "physician urgent", "low_risk", "urinary infection with fever and flank pain",
+    "fever", "physician urgent", "low_risk past_chemo", "urinary infection with fever and flank pain",
     "stings when I pee, [now|and now] [back|side] pain and temp {fever}",
   ),
   concern(
-    "fever", "physician urgent", "low_risk older", "productive cough with fever, worsening",
+    "fever", "physician urgent", "low_risk older past_chemo", "productive cough with fever, worsening",
     "cough with [green|rusty] phlegm for {5-8} days, temp {fever}, [more tired each day|worse since yesterday]",
   ),
   concern(
-    "fever", "nurse routine", "low_risk", "",
+    "fever", "nurse routine", "low_risk past_chemo", "",
     "[runny nose|sore throat|a cold] since yesterday, temp {raised}, drinking ok. [What helps|Anything I can do at home]?",
   ),
   concern(
@@ -279,7 +236,7 @@ SYMPTOMS = (
   ),
   concern(
     "leg", "physician urgent", "low_risk postop", "one-sided calf swelling",
-    "one calf [swollen|bigger] and sore [for two days|since yesterday][ after a flight|], [breathing fine|not short of breath]",
+    "one calf [swollen|bigger] and sore [for two days|since yesterday], [breathing fine|not short of breath]",
   ),
   concern(
     "leg", "physician routine", "low_risk older", "",

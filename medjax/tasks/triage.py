@@ -23,6 +23,7 @@ _MISTAKEN = {
   "dose": {"physician": "pharmacist", "pharmacist": "nurse"},
   "eye": {"pharmacist": "physician", "physician": "nurse"},
   "lithium": {"physician": "pharmacist", "pharmacist": "physician"},
+  "mixup": {"pharmacist": "clerk"},
   "prep": {"nurse": "clerk"},
   "records": {"clerk": "physician"},
   "refill": {"pharmacist": "clerk"},
