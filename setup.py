@@ -29,7 +29,6 @@ setuptools.setup(
     "numpy>=2.4.6",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
-    "pandas>=3.1.1",
     "pyarrow>=26.0.1",
     "safetensors>=0.8.0",
     "scikit-learn>=1.9.1",
