@@ -49,7 +49,7 @@ def bag_of_words(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task
   for name in task.targets:
     model = make_pipeline(
       TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-      LogisticRegression(C=30.0, class_weight="balanced", max_iter=3000),
+      LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000),
     )
     out[name] = [str(label) for label in model.fit(train, _labels(train_rows, name)).predict(test)]
   return out

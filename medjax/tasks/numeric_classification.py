@@ -86,15 +86,22 @@ def fields_of(raw: Mapping[str, str]) -> dict[str, str | int | None]:
   }
 
 
+def _known(value: object) -> str:
+  """The value as text, empty where it is missing: None, blank, `?` (as UCI writes it) or not a number."""
+  text = "" if value is None else str(value).strip()
+  return "" if text.lower() in ("?", "nan", "none", "null") else text
+
+
 def render(fields: Mapping) -> str:
   """The user's message, e.g. `63 F, on thyroxine. TSH 68, T3 0.9, TT4 48, T4U 1.02, FTI 47`.
 
-  Unknown age or sex, treatments that are absent and tests that were not done are left out.
+  Unknown age or sex, treatments that are absent and tests that were not done are left out. Age, sex and the five tests
+  must be there as columns, treatments need not; `t`, `true`, `yes` and `1` are true.
   """
-  person = " ".join(str(fields[name]) for name in ("age", "sex") if fields.get(name) is not None) or "age, sex unknown"
-  background = [person] + [words for name, words in BACKGROUND.items() if fields.get(name)]
-  tests = [f"{name} {fields[name]}" for name in TESTS if fields.get(name) is not None]
-  return f"{', '.join(background)}. {', '.join(tests) or 'no tests'}"
+  person = " ".join(filter(None, (_known(fields[name]) for name in ("age", "sex")))) or "age, sex unknown"
+  true = [words for name, words in BACKGROUND.items() if _known(fields.get(name)).lower() in ("t", "true", "yes", "1")]
+  tests = [f"{name} {_known(fields[name])}" for name in TESTS if _known(fields[name])]
+  return f"{', '.join([person, *true])}. {', '.join(tests) or 'no tests'}"
 
 
 def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Generator) -> Sequence[Rejection]:

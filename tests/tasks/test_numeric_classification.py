@@ -65,9 +65,12 @@ def test_prompt_holds_no_diagnosis_and_no_suspicion():
 
 
 def test_rendering_writes_what_was_measured():
-  fields = {"age": 63, "sex": "F", "on_thyroxine": True, "TSH": "68", "T3": None, "TT4": "48"}
+  fields = {"age": 63, "sex": "F", "on_thyroxine": True, "TSH": "68", "T3": None, "TT4": 48, "T4U": "", "FTI": "?"}
   assert TASK.render(fields) == "63 F, on thyroxine. TSH 68, TT4 48"
-  assert TASK.render({}) == "age, sex unknown. no tests"
+  assert TASK.render({**fields, "on_thyroxine": "f", "sick": "t", "age": ""}) == "F, sick. TSH 68, TT4 48"
+  assert TASK.render(dict.fromkeys(("age", "sex", "TSH", "T3", "TT4", "T4U", "FTI"))) == "age, sex unknown. no tests"
+  with pytest.raises(KeyError, match="FTI"):
+    TASK.render({name: value for name, value in fields.items() if name != "FTI"})
 
 
 def test_impossible_ages_are_missing():
@@ -82,7 +85,7 @@ def test_values_survive_the_rendering():
     raw = raw_of(row)
     for name in ("TSH", "T3", "TT4", "T4U", "FTI"):
       assert (row.fields[name] is None) == (raw[name] == "")
-      assert row.fields[name] is None or float(row.fields[name]) == float(raw[name])
+      assert row.fields[name] is None or float(row.fields[name]) == pytest.approx(float(raw[name]), rel=1e-5)
 
 
 def test_rejections_are_the_other_two_labels():
