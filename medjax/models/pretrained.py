@@ -52,7 +52,7 @@ class Description:
 class Pretrained(Description):
   """A Description with `params`, the parameter tree of docs/architecture.md as jax arrays."""
 
-  params: dict[str, Any] = dataclasses.field(repr=False, default_factory=dict)
+  params: dict[str, Any] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _directory_weights(path: pathlib.Path, config: ModelConfig, stack: contextli
   holders, shapes = {}, {}
   for shard in shards:
     try:
-      handle = stack.enter_context(safetensors.safe_open(shard, "np"))
+      handle = stack.enter_context(safetensors.safe_open(shard, "np", backend="pread"))
     except safetensors.SafetensorError as error:
       raise UserError(f"{shard}: truncated or damaged ({error}); download it again") from error
     for name in handle.keys():  # noqa: SIM118, a safetensors handle is no dict

@@ -5,15 +5,13 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from medjax.models.attention import Layout
-from medjax.models.decoder import bind, build, head_matrix
-from medjax.models.pretrained import load_config_and_tokenizer, load_pretrained
+import medjax
+from medjax.models.pretrained import load_config_and_tokenizer
 
 # <low,high,digits> is a number to draw, <a|b|c> a choice.
 TEMPLATES = (
@@ -70,25 +68,38 @@ def test_digits_are_split_before_words():
   assert pieces == [["a", "  ", "1", "2"], ["x", "\n\n", "1", ".", "5", " mg"]]
 
 
-def test_logits_equal_transformers(gguf_path):
-  loaded = load_pretrained("embedded:smollm2-135m")
-  lines = clinical_lines(40)
-  texts = ["\n".join(lines[i::4]) for i in range(4)]
-  tokens = np.asarray([loaded.tokenizer(text)["input_ids"][:50] for text in texts], np.int32)
-  graph = build(loaded.config, "float32")
+@pytest.fixture(scope="module")
+def ours():
+  return medjax.load("embedded:smollm2-135m")
 
-  @jax.jit
-  def logits(params):
-    with jax.default_matmul_precision("highest"):
-      hidden_BTD = bind(graph, params)(jnp.asarray(tokens), Layout.plain(jnp.ones_like(tokens)))
-      return jnp.einsum("BTD,VD->BTV", hidden_BTD, head_matrix(params))
 
-  got = np.asarray(logits(loaded.params)).reshape(200, -1)
-  del loaded
+@pytest.fixture(scope="module")
+def theirs(gguf_path):
   model = transformers.AutoModelForCausalLM.from_pretrained(
     gguf_path.parent, gguf_file=gguf_path.name, dtype=torch.float32
-  ).eval()
+  )
+  return model.eval()
+
+
+def test_logits_equal_transformers(ours, theirs):
+  lines = clinical_lines(40)
+  texts = ["\n".join(lines[i::4]) for i in range(4)]
+  tokens = np.asarray([ours.tokenizer(text)["input_ids"][:50] for text in texts], np.int32)
+  with jax.default_matmul_precision("highest"):
+    got = np.asarray(ours.logits(tokens, np.ones_like(tokens))).reshape(200, -1)
   with torch.no_grad():
-    expected = model(torch.from_numpy(tokens).long()).logits.numpy().reshape(200, -1)
+    expected = theirs(torch.from_numpy(tokens).long()).logits.numpy().reshape(200, -1)
   assert np.abs(got - expected).max() < 1e-2
   assert np.mean(got.argmax(1) == expected.argmax(1)) >= 0.99
+
+
+def test_a_greedy_answer_equals_transformers(ours, theirs):
+  question = "What is the capital of France?"
+  (answer,) = ours.generate([question], 24, chat=True)
+  assert "Paris" in answer
+  inputs = ours.tokenizer.apply_chat_template(
+    [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+  )
+  with torch.no_grad():
+    ids = theirs.generate(**inputs, do_sample=False, max_new_tokens=24, eos_token_id=2, pad_token_id=2)
+  assert answer == ours.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
