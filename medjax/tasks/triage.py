@@ -10,7 +10,10 @@ from medjax.tasks.task import Rejection, Target, Task, register
 
 PROVIDERS = ("physician", "nurse", "pharmacist", "clerk")
 URGENCIES = ("routine", "urgent", "emergency")
+# How often the wrong urgency comes before the wrong provider. With the labels' shares this gives two pairs against
+# under-triage for one against over-triage, as their costs are; without the latter, preferences would only ever push up.
 UNDER_TRIAGE_FIRST = 0.6
+OVER_TRIAGE_FIRST = 0.35
 ROWS = {"train": 1000, "validation": 200, "test": 400}
 
 # Who a hurried colleague would wrongly send it to: by what the message is about, else by the right provider.
@@ -46,8 +49,8 @@ def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Genera
   Args:
     labels: the true provider and urgency.
     fields: the row; `topic`, where there is one, names the likeliest wrong provider.
-    rng: draws which comes first: the wrong urgency with probability `UNDER_TRIAGE_FIRST` where it is under-triage
-      (one level too low), else the wrong provider; a routine message can only be over-triaged, which comes last.
+    rng: draws which comes first: the wrong urgency with probability `UNDER_TRIAGE_FIRST` (one level too low), or, in a
+      routine message, which can only be over-triaged, with probability `OVER_TRIAGE_FIRST`.
 
   Returns:
     `(labels, how)`, with `how` in `under_triage`, `over_triage`, `wrong_provider`.
@@ -62,8 +65,8 @@ def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Genera
     (shifted, "under_triage" if under else "over_triage"),
     ({**labels, "provider": mistaken}, "wrong_provider"),
   ]
-  urgency_first = rng.random() < UNDER_TRIAGE_FIRST
-  return wrong if under and urgency_first else wrong[::-1]
+  urgency_first = rng.random() < (UNDER_TRIAGE_FIRST if under else OVER_TRIAGE_FIRST)
+  return wrong if urgency_first else wrong[::-1]
 
 
 def rows(split: str, count: int | None = None) -> list[Row]:
