@@ -1,0 +1,124 @@
+"""Packed rows lose nothing, and give each part the hidden states that it has alone."""
+
+import functools
+
+import jax
+import numpy as np
+import packed
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medjax.data import packing
+from medjax.data.examples import Segments
+from medjax.errors import UserError
+from medjax.models.attention import Layout
+from medjax.models.decoder import bind
+
+
+@functools.cache
+def hidden_states(config):
+  graph, params = packed.decoder(config)
+  in_rows = jax.jit(
+    lambda batch: bind(graph, params)(batch.tokens, Layout(batch.positions, batch.segments, batch.branches))
+  )
+  return in_rows, jax.jit(functools.partial(packed.plain_hidden, graph, params))
+
+
+@pytest.mark.parametrize("config", [packed.CONFIG, packed.WINDOW], ids=["full", "window"])
+@settings(max_examples=40, deadline=None)
+@given(members=packed.groups(3))
+def test_each_part_has_the_hidden_states_it_has_alone(config, members):
+  in_rows, alone = hidden_states(config)
+  shape = packing.RowShape(packed.SHAPE.tokens, 64, 12)
+  assignment = packing.assign_rows(members, shape)
+  batch = packing.fill_rows(members, range(len(members)), assignment, shape, packed.ROWS)
+  tokens_BT, mask_BT, _ = packed.plain_arrays(packed.separate(members), rows=12)
+  with jax.default_matmul_precision("highest"):
+    packed_BTD, alone_BTD = np.asarray(in_rows(batch)), np.asarray(alone(tokens_BT, mask_BT))
+  for row, held in enumerate(assignment):
+    for segment, member in enumerate(held, start=1):
+      for branch, completion in enumerate(members[member].completions, start=1):
+        places = (batch.segments[row] == segment) & np.isin(batch.branches[row], (0, branch))
+        inputs = members[member].prompt + completion[:-1]
+        assert tuple(batch.tokens[row, places]) == inputs
+        wanted_TD = alone_BTD[member * 3 + branch - 1, : len(inputs)]
+        np.testing.assert_allclose(packed_BTD[row, places], wanted_TD, atol=1e-5)
+
+
+def test_hidden_states_depend_on_what_a_part_sees():
+  """The comparison above would notice a wrong mask: a longer prompt, or another one, moves the answer's states."""
+  _, alone = hidden_states(packed.CONFIG)
+  tokens_BT, mask_BT, _ = packed.plain_arrays([((1, 2, 3, 4, 5), 3), ((9, 2, 3, 4, 5), 3), ((2, 3, 4, 5), 2)], rows=12)
+  hidden_BTD = np.asarray(alone(tokens_BT, mask_BT))
+  assert np.abs(hidden_BTD[0, 4] - hidden_BTD[1, 4]).max() > 0.05
+  assert np.abs(hidden_BTD[0, 4] - hidden_BTD[2, 3]).max() > 0.05
+
+
+@settings(max_examples=200, deadline=None)
+@given(members=st.integers(1, 3).flatmap(lambda branches: packed.groups(branches, most=12)), data=st.data())
+def test_nothing_is_lost(members, data):
+  shape = packing.choose_shape(members, data.draw(st.integers(max(map(packing.row_tokens, members)), 80)))
+  assignment = packing.assign_rows(members, shape)
+  assert sorted(index for held in assignment for index in held) == list(range(len(members)))
+  batch = packing.fill_rows(members, range(100, 100 + len(members)), assignment, shape, len(assignment) + 1)
+  assert (batch.segments > 0).sum() == sum(map(packing.row_tokens, members))
+  assert batch.weight.sum() == sum(map(packing.scored_tokens, members))
+  for row, held in enumerate(assignment):
+    sequence = 0
+    for member in held:
+      for completion in members[member].completions:
+        slots = (batch.sequence_id[row] == sequence) & (batch.weight[row] == 1)
+        assert tuple(batch.target_token[row, slots]) == completion
+        # The token that predicts the first is the prompt's last one, the others are predicted by the one before.
+        before = (members[member].prompt + completion)[-len(completion) - 1 : -1]
+        assert tuple(batch.tokens[row, batch.source_index[row, slots]]) == before
+        assert batch.example[row, sequence] == 100 + member
+        sequence += 1
+    assert (batch.example[row, sequence:] == -1).all()
+  assert not batch.segments[-1].any() and not batch.weight[-1].any(), "the row that is left over is padding"
+
+
+@settings(max_examples=50, deadline=None)
+@given(members=packed.groups(2, most=12))
+def test_like_datasets_share_a_shape(members):
+  shape = packing.choose_shape(members, 64)
+  assert shape.scored == 1 << (shape.scored.bit_length() - 1)
+  assert shape.sequences // 2 == 1 << ((shape.sequences // 2).bit_length() - 1)
+  assert packing.choose_shape(members[::-1], 64) == shape
+
+
+def test_rows_are_filled():
+  """First-fit-decreasing leaves little room: it never needs more than 11/9 of the best packing, plus one row."""
+  members = packed.random_groups(200, 2, seed=3)
+  shape = packing.choose_shape(members, 64)
+  least = -(-sum(map(packing.row_tokens, members)) // 64)
+  assert len(packing.assign_rows(members, shape)) <= 1.1 * least
+
+
+def test_row_of_two_groups():
+  """The layout, spelled out."""
+  members = [Segments("a", (7, 8, 9), ((1, 2, 3), (4,))), Segments("b", (5,), ((6, 7), (6, 8)))]
+  batch = packing.fill_rows(members, [10, 11], [[0, 1]], packing.RowShape(10, 8, 4), 1)
+  assert batch.tokens.tolist() == [[7, 8, 9, 1, 2, 5, 6, 6, 0, 0]]
+  assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 1, 0, 0]]
+  assert batch.segments.tolist() == [[1, 1, 1, 1, 1, 2, 2, 2, 0, 0]]
+  assert batch.branches.tolist() == [[0, 0, 0, 1, 1, 0, 1, 2, 0, 0]]
+  assert batch.source_index.tolist() == [[2, 3, 4, 2, 5, 6, 5, 7]]
+  assert batch.target_token.tolist() == [[1, 2, 3, 4, 6, 7, 6, 8]]
+  assert batch.sequence_id.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3]]
+  assert batch.weight.tolist() == [[1.0] * 8]
+  assert batch.example.tolist() == [[10, 10, 11, 11]]
+
+
+@pytest.mark.parametrize(
+  ("group", "message"),
+  [
+    (Segments("case-7", tuple(range(20)), ((1, 2), (3, 4))), "row case-7 takes 22 tokens .* train.row_length = 21"),
+    (Segments("case-8", (), ((1,),)), "row case-8: .* no tokens"),
+    (Segments("case-9", (1,), ((1,), ())), "row case-9: .* no tokens"),
+  ],
+)
+def test_what_does_not_fit_is_refused(group, message):
+  with pytest.raises(UserError, match=message):
+    packing.choose_shape([Segments("ok", (1,), ((2,),)), group], 21)

@@ -1,0 +1,140 @@
+"""The train step: microbatches, the update, the first step's check, the schedule."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import packed
+import pytest
+
+from medjax import config as schema
+from medjax.data.packing import Batch
+from medjax.errors import RunError
+from medjax.training import state
+from medjax.training.loop import check_first_step
+from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.step import Objective, gradients, jitted_step
+
+OBJECTIVES = {"sft": Objective("sft"), "dpo": Objective("dpo", "cdpo", 0.3, 0.1)}
+BRANCHES = {"sft": 1, "dpo": 2}
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
+@functools.cache
+def jitted_gradients(method: str):
+  graph, _ = packed.decoder()
+  return jax.jit(functools.partial(gradients, graph, OBJECTIVES[method]))
+
+
+def stacked(rows: Batch, microbatches: int) -> Batch:
+  return jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), rows)
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_microbatches_equal_one_big_batch(method):
+  """Rows with 1 to 24 scored tokens, one row of padding: means of means would differ."""
+  _, params = packed.decoder()
+  reference = packed.decoder(seed=1)[1] if method == "dpo" else None
+  members = packed.random_groups(7, BRANCHES[method], seed=2)
+  rows = packed.one_by_one(members, rows=8)
+  counts = rows.weight.sum(1)
+  assert len(set(counts.tolist())) > 3
+  whole = jitted_gradients(method)(params, reference, stacked(rows, 1), 1)
+  for microbatches, used in ((4, 4), (8, 7)):
+    split = jitted_gradients(method)(params, reference, stacked(rows, microbatches), used)
+    packed.assert_trees_close(split[0], whole[0])
+    np.testing.assert_allclose(split[1], whole[1], rtol=1e-5)
+    assert {k: float(v) for k, v in split[2].items()} == pytest.approx({k: float(v) for k, v in whole[2].items()})
+
+
+def test_microbatches_that_are_not_used_are_not_read():
+  _, params = packed.decoder()
+  rows = stacked(packed.one_by_one(packed.random_groups(8, 1, seed=2), rows=8), 8)
+  some = jitted_gradients("sft")(params, None, rows, 3)
+  first = jax.tree.map(lambda x: x.copy(), rows)
+  first.weight[3:] = np.nan
+  again = jitted_gradients("sft")(params, None, first, 3)
+  assert float(some[1]) == float(again[1])
+  assert float(some[1]) != float(jitted_gradients("sft")(params, None, rows, 8)[1])
+
+
+def one_step(rate=0.1, clip_norm=1.0, weight_decay=0.0, steps=1):
+  graph, params = packed.decoder()
+  optimizer = make_optimizer(clip_norm, weight_decay)
+  current = state.create(jax.tree.map(jnp.copy, params), optimizer)
+  batches = stacked(packed.pack(packed.random_groups(4, 1)), 1)
+  step = jitted_step(graph, OBJECTIVES["sft"], clip_norm, weight_decay)
+  losses = []
+  for _ in range(steps):
+    current, metrics = step(current, None, batches, np.int32(1), np.float32(rate))
+    losses.append(float(metrics["loss"]))
+  return current, metrics, losses
+
+
+def test_first_adam_step_moves_each_weight_by_the_rate():
+  """From zero moments Adam's update is the gradient's sign (Kingma & Ba 2015, alg. 1, t = 1), whatever the clipping."""
+  _, params = packed.decoder()
+  current, metrics, _ = one_step(rate=0.1, clip_norm=0.01)
+  assert float(metrics["grad_norm"]) > 0.1, "of the gradient before clipping"
+  batches = stacked(packed.pack(packed.random_groups(4, 1)), 1)
+  gradient = jitted_gradients("sft")(params, None, batches, 1)[0]
+  norm = math.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
+  assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+  for before, after, g in zip(*map(jax.tree.leaves, (params, current.params, gradient)), strict=True):
+    clear = np.abs(g) * 0.01 / norm > 1e-4  # far above Adam's epsilon, 1e-8
+    np.testing.assert_allclose((after - before)[clear], -0.1 * np.sign(g)[clear], rtol=1e-3)
+  assert int(current.step) == 1
+
+
+def test_weight_decay_shrinks_by_rate_times_decay():
+  _, params = packed.decoder()
+  plain, decayed = one_step()[0].params, one_step(weight_decay=0.5)[0].params
+  for start, without, with_ in zip(*map(jax.tree.leaves, (params, plain, decayed)), strict=True):
+    np.testing.assert_allclose(without - with_, 0.1 * 0.5 * start, atol=1e-6)
+
+
+def test_loss_falls():
+  _, _, losses = one_step(rate=0.02, steps=8)
+  assert losses[-1] < 0.7 * losses[0]
+
+
+def values(loss=math.log(2), chosen=0.0, rejected=0.0, grad_norm=1.0):
+  return {"loss": loss, "grad_norm": grad_norm, "rewards/chosen": chosen, "rewards/rejected": rejected}
+
+
+def test_first_step_check():
+  dpo = OBJECTIVES["dpo"]
+  check_first_step(values(), dpo, "float32")
+  check_first_step(values(loss=math.log(2) + 1e-4, chosen=1e-3), dpo, "float32")
+  check_first_step(values(chosen=0.2), dpo, "bfloat16")
+  check_first_step({"loss": 5.0, "grad_norm": 1.0}, OBJECTIVES["sft"], "float32")
+  with pytest.raises(RunError, match="step 1: the loss is 0.800000 .* 0.693147 and rewards 0 .*reference"):
+    check_first_step(values(loss=0.8), dpo, "float32")
+  with pytest.raises(RunError, match="rewards reach 0.0200"):
+    check_first_step(values(rejected=-0.02), dpo, "float32")
+  for objective in OBJECTIVES.values():
+    with pytest.raises(RunError, match="step 1: the gradient is zero"):
+      check_first_step(values(grad_norm=0.0), objective, "float32")
+
+
+def rates(schedule: str, warmup: int, steps: int):
+  overrides = {"schedule": schedule, "warmup_steps": warmup, "learning_rate": 0.5}
+  config = schema.with_overrides(schema.base_config(), {f"optimizer.{key}": v for key, v in overrides.items()})
+  of_step = learning_rates(config, steps)
+  return [float(of_step(step)) for step in range(steps)]
+
+
+def test_schedules():
+  assert rates("constant", 4, 7) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5])
+  assert rates("linear", 1, 6) == pytest.approx([0.5, 0.5, 0.4, 0.3, 0.2, 0.1])
+  cosine = [0.25 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+  assert rates("cosine", 0, 6) == pytest.approx(cosine)
+  assert rates("cosine", 2, 8) == pytest.approx([0.25, 0.5, *cosine])
+  assert rates("cosine", 10, 4) == pytest.approx([0.125, 0.25, 0.375, 0.5]), "a warm-up longer than the run"
