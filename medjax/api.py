@@ -63,7 +63,9 @@ class Model:
     """Turns texts into token segments."""
     return Encoder(self.tokenizer)
 
-  def logits(self, tokens_BT: Int[Array, "B T"], mask_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+  def logits(
+    self, tokens_BT: Int[np.ndarray | Array, "B T"], mask_BT: Int[np.ndarray | Array, "B T"]
+  ) -> Float[Array, "B T V"]:
     """float32 logits of every position, for inspection and tests.
 
     Args:
@@ -139,9 +141,9 @@ class Model:
     if isinstance(prompt, str):
       tail = (self.encoder.eos,) if add_eos else ()
       (prompt_ids,), (ids,) = self.encoder.prompts([prompt]), self.encoder.completions([completion])
-      return Segments(str(index), tuple(prompt_ids), (*ids, *tail) and ((*ids, *tail),))
+      return Segments(str(index), tuple(prompt_ids), ((*ids, *tail),))
     if len(prompt) and isinstance(prompt[0], int | np.integer):
-      tail = (self.encoder.eos,) if add_eos else ()
+      tail = self.eos[:1] if add_eos else ()
       return Segments(str(index), tuple(map(int, prompt)), ((*map(int, completion), *tail),))
     return self.encoder.segments([(str(index), tuple(prompt), (completion,))])[0]
 

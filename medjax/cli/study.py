@@ -17,6 +17,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def _run(arguments: Arguments) -> None:
   config = load_config(arguments)
+  from medjax.study.report import console_table
   from medjax.study.run import study
 
   workdir = pathlib.Path(arguments.flags.workdir)
@@ -24,7 +25,7 @@ def _run(arguments: Arguments) -> None:
   if arguments.flags.json:
     print(json.dumps(results, indent=2))
     return
-  print((workdir / "report.md").read_text(encoding="utf-8"))
+  print(console_table(results))
   for name in ("study.json", "report.md"):
     print(workdir / name)
 

@@ -27,7 +27,13 @@ def _run(arguments: Arguments) -> None:
     raise UserError("config.method is 'base', which trains nothing; set it to sft or dpo")
   from medjax.training.loop import train
 
-  train(config, pathlib.Path(arguments.flags.workdir))
+  workdir = pathlib.Path(arguments.flags.workdir)
+  result = train(config, workdir)
+  if result.tokens:
+    rate = result.tokens / result.seconds
+    print(f"step {result.steps}: loss {result.metrics['loss']:.4f}; {result.tokens} tokens at {rate:.0f} tokens/s")
+  print(workdir / "checkpoints" / str(result.steps))
+  print(workdir / "metrics.jsonl")
 
 
 VERB = Verb(

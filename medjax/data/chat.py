@@ -32,6 +32,10 @@ class Encoder:
   """
 
   def __init__(self, tokenizer: Any):
+    if tokenizer is None:
+      raise UserError(
+        "the model has no tokenizer files; put tokenizer.json and tokenizer_config.json beside its weights"
+      )
     if tokenizer.eos_token_id is None:
       raise UserError("the tokenizer has no EOS token; set eos_token in its tokenizer_config.json")
     self.tokenizer = tokenizer

@@ -42,8 +42,10 @@ class MLP(nnx.Module):
     return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, self.down[...].astype(dtype))
 
 
-def rope_frequencies(config: ModelConfig) -> Float[Array, "E/2"]:
-  """Rotary frequencies in radians a position (Su et al. 2021, arXiv 2104.09864, sec. 3.2.2), scaled as Llama 3 does.
+def rope_frequencies(config: ModelConfig) -> Float[Array, "R"]:
+  """Rotary frequencies, R = E / 2 of them, in radians a position; scaled as Llama 3 does where the config says so.
+
+  Unscaled: Su et al. 2021, arXiv 2104.09864, sec. 3.2.2.
 
   Llama 3's rule: wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter than
   `original / high_freq_factor` stay, and between them the two are blended linearly in `original / wavelength`.
@@ -61,8 +63,8 @@ def rope_frequencies(config: ModelConfig) -> Float[Array, "E/2"]:
 
 def rope_tables(
   positions_BT: Int[Array, "B T"], config: ModelConfig
-) -> tuple[Float[Array, "B T 1 E/2"], Float[Array, "B T 1 E/2"]]:
-  """Cosines and sines of each position's angles, float32, with an axis for the heads."""
+) -> tuple[Float[Array, "B T 1 R"], Float[Array, "B T 1 R"]]:
+  """Cosines and sines of each position's R = E / 2 angles, float32, with an axis for the heads."""
   angles = positions_BT[:, :, None, None].astype(jnp.float32) * rope_frequencies(config)[None, None, None, :]
   return jnp.cos(angles), jnp.sin(angles)
 
