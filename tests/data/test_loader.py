@@ -1,0 +1,98 @@
+"""batch = f(seed, step), every example once an epoch, and what a step carries."""
+
+import itertools
+
+import jax
+import numpy as np
+import packed
+import pytest
+
+from medjax.data.examples import Segments
+from medjax.data.loader import Plan
+from medjax.data.packing import choose_shape, plain_tokens, row_tokens
+from medjax.errors import UserError
+
+
+def plan(count=23, branches=2, **changes):
+  groups = packed.random_groups(count, branches, seed=5)
+  settings = dict(steps=20, seed=3, batch_size=6, shape=choose_shape(groups, 48))
+  return Plan(groups, **settings | changes)
+
+
+def same(one, other) -> bool:
+  leaves = zip(jax.tree.leaves(one.batches), jax.tree.leaves(other.batches), strict=True)
+  return all(np.array_equal(a, b) for a, b in leaves) and (one.ids, one.used) == (other.ids, other.used)
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+  from_start = list(plan().iterate(0))
+  assert len(from_start) == 20
+  for start in (0, 1, 7, 19):
+    resumed = list(plan().iterate(start))
+    assert len(resumed) == 20 - start
+    assert all(map(same, resumed, from_start[start:]))
+  assert same(plan()[13], from_start[13])
+  assert plan(steps=200)[13].ids == from_start[13].ids, "the run's length does not matter"
+  assert list(plan().iterate(20)) == []
+
+
+def test_every_example_once_an_epoch():
+  indices = list(itertools.chain.from_iterable(plan().indices(step) for step in range(20)))
+  epochs = [indices[first : first + 23] for first in range(0, 115, 23)]
+  assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
+  assert len({tuple(epoch) for epoch in epochs}) == 5, "in another order each time"
+
+
+def test_seeds_differ():
+  orders = {tuple(plan(seed=seed).indices(0)) for seed in range(5)}
+  assert len(orders) == 5
+
+
+def test_a_batch_larger_than_the_data_takes_examples_again():
+  step = plan(count=4, batch_size=10)[0]
+  assert {step.ids.count(f"r{index}") for index in range(4)} == {2, 3}
+
+
+@pytest.mark.parametrize(("microbatch_rows", "multiple"), [(0, 1), (1, 1), (2, 2), (0, 4), (8, 4)])
+def test_rows_have_one_shape_and_hold_each_example_once(microbatch_rows, multiple):
+  made = plan(microbatch_rows=microbatch_rows, multiple=multiple)
+  shapes = set()
+  for step, item in enumerate(made.iterate(0)):
+    M, R, T = item.batches.tokens.shape
+    shapes.add((M, R))
+    assert T == 48 and R % multiple == 0 and R == (microbatch_rows or R)
+    held = item.batches.example[item.batches.example >= 0]
+    assert sorted(held.tolist()) == sorted(2 * made.indices(step)), "chosen and rejected of each"
+    assert item.ids == tuple(made.groups[index].id for index in made.indices(step))
+    real = item.batches.segments > 0
+    assert not real[item.used :].any() and real[: item.used].any(axis=(1, 2)).all()
+    assert item.padded_share == pytest.approx(1 - real.sum() / (item.used * R * T))
+    members = [made.groups[index] for index in made.indices(step)]
+    assert item.tokens == sum(map(plain_tokens, members)) > sum(map(row_tokens, members)) == real.sum()
+  assert len(shapes) == 1
+  assert any(item.used == M for item in made.iterate(0)), "no more microbatches than a step needs"
+
+
+def test_plain_tokens_count_the_prompt_with_each_answer():
+  group = Segments("a", (1, 2, 3), ((4, 5), (6,)))
+  assert (plain_tokens(group), row_tokens(group)) == (9, 4)
+
+
+def test_reference_reaches_its_sequence():
+  known = np.arange(46, dtype=np.float32).reshape(23, 2) + 1  # 2 * example + branch + 1
+  for item in plan(reference_logp=known, microbatch_rows=1).iterate(0):
+    example, branch = item.batches.example, np.arange(item.batches.example.shape[-1]) % 2
+    np.testing.assert_array_equal(item.batches.reference_logp, np.where(example >= 0, 2 * example + branch + 1, 0))
+
+
+def test_rows_that_do_not_divide_are_refused():
+  with pytest.raises(UserError, match="train.microbatch_rows = 6 does not divide over the 4 devices"):
+    plan(microbatch_rows=6, multiple=4)
+
+
+def test_a_group_that_never_fits_is_named_before_the_first_step():
+  groups = packed.random_groups(5, 2)
+  longest = max(groups, key=row_tokens)
+  with pytest.raises(UserError, match=f"row {longest.id} takes {row_tokens(longest)} tokens"):
+    choose_shape(groups, row_tokens(longest) - 1)
+  assert choose_shape(groups, row_tokens(longest)).tokens == row_tokens(longest)
