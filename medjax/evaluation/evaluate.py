@@ -93,8 +93,6 @@ def _predictions(
     graph = build(described.config, config.model.dtype, config.model.attention)
     encoder = chat.Encoder(described.tokenizer)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
-    multiple = mesh.batch_multiple(devices)
-    batch_rows = multiple * -(-config.evaluation.batch_size // multiple)
     with progress(len(rows), title) as bar:
       return predict_rows(
         graph,
@@ -104,7 +102,7 @@ def _predictions(
         encoder,
         limits,
         config.train.row_length,
-        batch_rows,
+        mesh.whole_rows(devices, config.evaluation.batch_size),
         mesh.batch_sharding(devices),
         bar.update,
       )
@@ -112,13 +110,15 @@ def _predictions(
 
 def _load(config, checkpoint: str, devices, model: Pretrained | None):
   """(description, parameters on the mesh) of a checkpoint or model."""
+  trained = model is None and checkpoints.is_checkpoint(checkpoint)
+  path = checkpoints.load_identity(checkpoint)["config"]["model"]["path"] if trained else checkpoint
+  described = model or load_config_and_tokenizer(path)
+  mesh.check_divides(described.config, devices, config.train.row_length)
+  if trained:
+    return described, checkpoints.load_params(checkpoint, devices)[0]
   if model is not None:
     return model, jax.device_put(model.params, mesh.parameter_shardings(model.params, devices))
-  if checkpoints.is_checkpoint(checkpoint):
-    params, identity = checkpoints.load_params(checkpoint, devices)
-    return load_config_and_tokenizer(identity["config"]["model"]["path"]), params
-  loaded = load_pretrained(checkpoint, "float32", lambda params: mesh.parameter_shardings(params, devices))
-  return loaded, loaded.params
+  return described, load_pretrained(path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
 
 
 def _line(prediction: Prediction, **more: Any) -> str:

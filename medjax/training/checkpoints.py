@@ -70,6 +70,15 @@ def is_checkpoint(path: str) -> bool:
   return _locate(path) is not None
 
 
+def load_identity(path: str) -> dict[str, Any]:
+  """What the checkpoint that `path` names belongs to, and its `step`; UserError where there is none."""
+  directory, step = _whole_checkpoint(path)
+  manager = ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True))
+  identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
+  manager.close()
+  return {**identity, "step": step}
+
+
 def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, Any]]:
   """The float32 parameters of a checkpoint and its identity, without the optimizer's state.
 
@@ -80,10 +89,7 @@ def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, 
   Raises:
     UserError: there is no whole checkpoint.
   """
-  located = _locate(path)
-  if located is None:
-    raise UserError(f"{path} holds no whole checkpoint; give a workdir of `medjax train` that has one")
-  directory, step = located
+  directory, step = _whole_checkpoint(path)
   manager = ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True))
   identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
   target = abstract_params(model_config_from_dict(identity["model"]), jnp.float32)
@@ -113,6 +119,13 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
     elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
       found.append(f"{prefix}{key}: {old!r} -> {new!r}")
   return found
+
+
+def _whole_checkpoint(path: str) -> tuple[pathlib.Path, int]:
+  located = _locate(path)
+  if located is None:
+    raise UserError(f"{path} holds no whole checkpoint; give a workdir of `medjax train` that has one")
+  return located
 
 
 def _locate(path: str) -> tuple[pathlib.Path, int] | None:

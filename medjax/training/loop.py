@@ -1,5 +1,6 @@
 """One stage of training, from config to checkpoint, to be read from top to bottom."""
 
+import contextlib
 import dataclasses
 import pathlib
 import signal
@@ -72,22 +73,22 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   validation, _ = chat.encode_all(found["validation"], encoder, limits)
   logging.info("train: %s", lengths)
   steps = config.train.steps or max(1, round(config.train.epochs * len(groups) / config.train.batch_size))
-  sharding = mesh.batch_sharding(devices)
+  sharding, score_rows = mesh.batch_sharding(devices), mesh.whole_rows(devices, config.evaluation.batch_size)
 
-  with jax.set_mesh(devices):
+  with jax.set_mesh(devices), contextlib.ExitStack() as closing:
     # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
     workdir.mkdir(parents=True, exist_ok=True)
-    saver = checkpoints.Checkpoints(workdir, config.checkpoint.keep)
+    stop = closing.enter_context(_StopRequest())
+    saver = closing.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep)))
     identity = _identity(config, described.config, encoder, found, steps)
     start = saver.latest() or 0
+    if start < steps and config.train.init_from:
+      identity["init_from"] = _origin(config.train.init_from, identity)
     _refuse_other_run(workdir, saver.identity(start) if start else None, identity)
-    initial = None
-    if start < steps:
-      initial = _initial_params(config, model, devices)
     if start == steps:
-      saver.close()
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
+    initial = _initial_params(config, model, devices)
     files.write_json(workdir / "config.json", schema.as_dict(config))
 
     # ---- Reference ------------------------------------------------------------------------------------------------
@@ -95,8 +96,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     live, known, known_validation = None, None, None
     if objective.method == "dpo":
       about = {"model": repr(described.config), "dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
-      rows = mesh.batch_multiple(devices) * -(-config.evaluation.batch_size // mesh.batch_multiple(devices))
-      pass_over = (config.train.row_length, rows, sharding, about)
+      pass_over = (config.train.row_length, score_rows, sharding, about)
       with progress(len(groups) + len(validation), "reference") as bar:
         if config.preference.reference == "live":
           live = jax.tree.map(jnp.copy, initial)
@@ -127,9 +127,10 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     )
     step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
     rates = learning_rates(config, steps)
-    telemetry = Telemetry(workdir, start, steps, f"{config.method} {config.task}".strip())
+    title = f"{config.method} {config.task}".strip()
+    telemetry = closing.enter_context(contextlib.closing(Telemetry(workdir, start, steps, title)))
     recorder = _Recorder(telemetry, objective, config.model.dtype)
-    stop = _StopRequest()
+    stop.listen()
 
     # ---- Loop: the metrics of a step are fetched after the next one is under way -----------------------------------
     pending = None
@@ -142,19 +143,15 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
       pending = (done, metrics, item, {"learning_rate": rate})
       evaluated = config.evaluation.every and done % config.evaluation.every == 0 and validation
       if evaluated:
-        pending[3].update(_validation(graph, current.params, validation, config, objective, known_validation, sharding))
+        scoring = (config.train.row_length, score_rows, sharding)
+        pending[3].update(_validation(graph, current.params, validation, objective, known_validation, *scoring))
       stopping = stop.requested and done < steps
       if done == steps or stopping or (config.checkpoint.every and done % config.checkpoint.every == 0):
         recorder.record(*pending)  # a bad step is never saved
         pending = None
         saver.save(current, identity, finished=done == steps)
       if stopping:
-        saver.close()
-        telemetry.close()
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
-    saver.close()
-    telemetry.close()
-    stop.restore()
     return TrainResult(steps, recorder.tokens, recorder.seconds, recorder.last)
 
 
@@ -201,19 +198,23 @@ def check_first_step(values: dict[str, float], objective: Objective, dtype: str)
 
 
 class _StopRequest:
-  """Notes SIGTERM, so that the loop can save and stop."""
+  """Notes SIGTERM from `listen` on, so that the loop can save and stop."""
 
   def __init__(self):
     self.requested = False
-    try:
+    self._previous = None
+
+  def listen(self):
+    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
       self._previous = signal.signal(signal.SIGTERM, self._note)
-    except ValueError:  # not in the main thread, where no signal arrives
-      self._previous = None
 
   def _note(self, *_):
     self.requested = True
 
-  def restore(self):
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
     if self._previous is not None:
       signal.signal(signal.SIGTERM, self._previous)
 
@@ -239,18 +240,31 @@ def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
   }
 
 
+def _origin(path: str, identity: dict[str, Any]) -> dict[str, Any]:
+  """Identity of the checkpoint that training starts from; UserError where it is of another model or tokenizer."""
+  origin = checkpoints.load_identity(path)
+  kinds = ("model", "tokenizer")
+  changed = checkpoints.differences({k: origin[k] for k in kinds}, {k: identity[k] for k in kinds})
+  if changed:
+    raise UserError(
+      f"train.init_from = {path} is of another model ({'; '.join(changed[:3])}); "
+      f"set model.path to {origin['config']['model']['path']}"
+    )
+  return origin
+
+
 def _refuse_other_run(workdir: pathlib.Path, saved: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-  """Raises UserError where the workdir's checkpoint is of another run."""
+  """Raises UserError where the workdir's checkpoint is of another run, as far as `identity` tells."""
   if saved is None:
     return
-  changed = checkpoints.differences(saved, identity)
+  changed = checkpoints.differences({key: saved.get(key, {}) for key in identity}, identity)
   if changed:
     raise UserError(f"{workdir} holds another run ({'; '.join(changed[:3])}); use another --workdir or set these back")
 
 
-def _validation(graph, params, groups, config, objective, known, sharding) -> dict[str, float]:
+def _validation(graph, params, groups, objective, known, row_length, rows, sharding) -> dict[str, float]:
   """Loss (and reward accuracy) on the validation split."""
-  logps = score(graph, params, groups, config.train.row_length, config.evaluation.batch_size, sharding)
+  logps = score(graph, params, groups, row_length, rows, sharding)
   if objective.method == "sft":
     return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
   margins = (np.stack(logps) - known) @ np.array([1.0, -1.0], np.float32)

@@ -50,6 +50,11 @@ def batch_multiple(mesh: Mesh) -> int:
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def whole_rows(mesh: Mesh, rows: int) -> int:
+  """`rows` rounded up to what divides over the devices that share a batch."""
+  return batch_multiple(mesh) * -(-rows // batch_multiple(mesh))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
   """Rows over `data` and `fsdp`, after `leading` axes that are not sharded."""
   return NamedSharding(mesh, P(*(None,) * leading, BATCH))

@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import time
-from collections.abc import Callable
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -57,16 +55,3 @@ def progress(total: int, title: str, done: int = 0) -> tqdm:
   """A progress bar on stderr with time left; silent where stderr is no terminal and MEDJAX_PROGRESS is not set."""
   quiet = None if os.environ.get("MEDJAX_PROGRESS") is None else False
   return tqdm(total=total, initial=done, desc=title, disable=quiet, dynamic_ncols=True, mininterval=0.5)
-
-
-def rates(clock: Callable[[], float] = time.perf_counter):
-  """A function that tells the seconds since it was last called."""
-  last = clock()
-
-  def lap() -> float:
-    nonlocal last
-    now = clock()
-    seconds, last = now - last, now
-    return seconds
-
-  return lap
