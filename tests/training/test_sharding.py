@@ -49,7 +49,8 @@ def two_steps(method: str, sizes, devices):
 @pytest.mark.parametrize("method", OBJECTIVES)
 def test_eight_devices_equal_one(method):
   alone, wanted = two_steps(method, ONE, jax.devices()[:1])
-  for name, sizes in MESHES.items():
+  for name in ("fsdp", "data_fsdp_tensor", *(["fsdp_sequence"] if method == "sft" else [])):
+    sizes = MESHES[name]
     spread, got = two_steps(method, sizes, jax.devices())
     for step in range(2):
       for key, value in wanted[step].items():
