@@ -44,8 +44,9 @@ format: $(VENV)/.ready-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Large pages spare the page faults of fresh gigabytes in every step: a tenth of the time of a step on CPU.
 demo: $(VENV)/.ready
-	$(BIN)/medjax study --config=configs/study/demo.py $(if $(TASK),--config.study.tasks=$(TASK)) --workdir=$(WORKDIR)$(if $(TASK),-$(TASK))
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/medjax study --config=configs/study/demo.py $(if $(TASK),--config.study.tasks=$(TASK)) --workdir=$(WORKDIR)$(if $(TASK),-$(TASK))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
