@@ -18,7 +18,7 @@ from medjax.evaluation import decode
 from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Decoder, Params, bind, build, head_matrix
-from medjax.models.pretrained import load_config_and_tokenizer, load_pretrained
+from medjax.models.pretrained import DTYPES, load_config_and_tokenizer, load_pretrained
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints
 
@@ -101,9 +101,13 @@ class Model:
     Raises:
       UserError: an empty prompt, or one that leaves no room in the context.
     """
-    if not prompts:
+    _refuse_one_text(prompts)
+    if len(prompts) == 0:
       return []
-    as_ids = not isinstance(prompts[0], str) and isinstance(prompts[0][0] if len(prompts[0]) else 0, int | np.integer)
+    empty = next((index for index, prompt in enumerate(prompts) if len(prompt) == 0), None)
+    if empty is not None:
+      raise UserError(f"prompt {empty} is empty; fill it or leave it out")
+    as_ids = not isinstance(prompts[0], str) and isinstance(prompts[0][0], int | np.integer)
     if as_ids:
       ids = [list(map(int, prompt)) for prompt in prompts]
     else:
@@ -126,6 +130,7 @@ class Model:
     Raises:
       UserError: a prompt or completion without tokens, or more than the context holds.
     """
+    _refuse_one_text(prompts)
     groups = [
       self._segments(index, *both, add_eos) for index, both in enumerate(zip(prompts, completions, strict=True))
     ]
@@ -143,9 +148,15 @@ class Model:
       (prompt_ids,), (ids,) = self.encoder.prompts([prompt]), self.encoder.completions([completion])
       return Segments(str(index), tuple(prompt_ids), ((*ids, *tail),))
     if len(prompt) and isinstance(prompt[0], int | np.integer):
-      tail = self.eos[:1] if add_eos else ()
+      end = self.eos[:1] if self.tokenizer is None else (self.encoder.eos,)
+      tail = end if add_eos else ()
       return Segments(str(index), tuple(map(int, prompt)), ((*map(int, completion), *tail),))
     return self.encoder.segments([(str(index), tuple(prompt), (completion,))])[0]
+
+
+def _refuse_one_text(prompts: Any) -> None:
+  if isinstance(prompts, str):
+    raise UserError("prompts is one text; give a list of texts")
 
 
 def load(name_or_path: str, dtype: str = "float32") -> Model:
@@ -159,6 +170,8 @@ def load(name_or_path: str, dtype: str = "float32") -> Model:
   Raises:
     UserError: the model is missing, damaged or not supported.
   """
+  if dtype not in DTYPES:
+    raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
   if checkpoints.is_checkpoint(name_or_path):
     params, identity = checkpoints.load_params(name_or_path)
     described = load_config_and_tokenizer(identity["config"]["model"]["path"])
