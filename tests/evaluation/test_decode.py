@@ -1,0 +1,155 @@
+"""Generation with a cache against repeated full forwards; sampling against the distribution it draws from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import packed
+import pytest
+
+from medjax.errors import UserError
+from medjax.evaluation import decode
+from medjax.models.decoder import head_matrix
+
+LENGTHS = (5, 1, 30, 12, 2, 33, 20)
+
+
+def prompts():
+  draw = np.random.default_rng(7)
+  return [draw.integers(0, 64, length).tolist() for length in LENGTHS]
+
+
+@functools.cache
+def last_logits(config):
+  """(tokens_BT, mask_BT) -> logits of the last token of the first row, through a full forward without a cache."""
+  graph, params = packed.decoder(config)
+
+  @jax.jit
+  def logits(tokens_BT, mask_BT):
+    hidden_BTD = packed.plain_hidden(graph, params, tokens_BT, mask_BT)
+    return head_matrix(params) @ hidden_BTD[0, mask_BT.sum() - 1]
+
+  return logits
+
+
+def one_at_a_time(config, prompt, count):
+  """Greedy tokens, and how clearly each was the first."""
+  ids, clear = list(prompt), []
+  for _ in range(count):
+    tokens_BT = np.zeros((1, 64), np.int32)
+    tokens_BT[0, : len(ids)] = ids
+    logits_V = np.asarray(last_logits(config)(tokens_BT, (np.arange(64) < len(ids))[None].astype(np.int32)))
+    second, first = np.sort(logits_V)[-2:]
+    clear.append(first - second)
+    ids.append(int(logits_V.argmax()))
+  return ids[len(prompt) :], min(clear)
+
+
+def generate(config, texts, count, eos=(), **more):
+  graph, params = packed.decoder(config)
+  return decode.generate(graph, params, config, "float32", texts, eos, count, **more)
+
+
+@pytest.mark.parametrize("config", [packed.CONFIG, packed.WINDOW], ids=["full", "window"])
+def test_greedy_equals_full_forwards(config):
+  """Several batches of unequal lengths; the window (4) is shorter than prompts and answers."""
+  with jax.default_matmul_precision("highest"):
+    wanted = [one_at_a_time(config, prompt, 11) for prompt in prompts()]
+    done = []
+    got = generate(config, prompts(), 11, batch_size=4, advance=done.append)
+  assert min(clear for _, clear in wanted) > 1e-3, "no ties that rounding could decide"
+  assert len({tuple(ids) for ids, _ in wanted}) == len(LENGTHS)
+  assert got == [ids for ids, _ in wanted]
+  assert done == [4, 3]
+
+
+def test_ends_before_eos():
+  free = generate(packed.CONFIG, prompts(), 16)
+  ends = {free[0][3], free[2][0]}
+  wanted = []
+  for row in free:
+    cut = next((place for place, token in enumerate(row) if token in ends), len(row))
+    wanted.append(row[:cut])
+  assert wanted[2] == [] and 0 < len(wanted[0]) <= 3 and max(map(len, wanted)) == 16
+  assert generate(packed.CONFIG, prompts(), 16, eos=tuple(ends)) == wanted
+
+
+def test_fewer_tokens_are_a_prefix_of_more():
+  long = generate(packed.CONFIG, prompts(), 16)
+  assert generate(packed.CONFIG, prompts(), 3) == [row[:3] for row in long]
+
+
+def frequencies(logits_V, temperature, top_p, draws=20000):
+  logits_BV = jnp.tile(jnp.asarray(logits_V, jnp.float32), (draws, 1))
+  drawn_B = jax.jit(decode.sample)(jax.random.key(0), logits_BV, temperature, top_p)
+  return np.bincount(np.asarray(drawn_B), minlength=len(logits_V)) / draws
+
+
+# In no order, so that sorting must be undone.
+PROBABILITIES = np.array([0.05, 0.4, 0.02, 0.3, 0.08, 0.15])
+
+
+@pytest.mark.parametrize(
+  ("top_p", "nucleus"),
+  [
+    (1.0, [0, 1, 2, 3, 4, 5]),
+    (0.9, [1, 3, 4, 5]),  # 0.4 + 0.3 + 0.15 = 0.85 is not enough
+    (0.8, [1, 3, 5]),
+    (0.69, [1, 3]),
+    (0.39, [1]),
+    (1e-6, [1]),
+  ],
+)
+def test_sampling_draws_from_the_nucleus(top_p, nucleus):
+  wanted = np.zeros(6)
+  wanted[nucleus] = PROBABILITIES[nucleus] / PROBABILITIES[nucleus].sum()
+  got = frequencies(np.log(PROBABILITIES), 1.0, top_p)
+  assert set(np.flatnonzero(got)) == set(nucleus)
+  np.testing.assert_allclose(got, wanted, atol=5 * np.sqrt(0.25 / 20000))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_temperature(temperature):
+  wanted = PROBABILITIES ** (1 / temperature)
+  got = frequencies(np.log(PROBABILITIES) + 7, temperature, 1.0)
+  np.testing.assert_allclose(got, wanted / wanted.sum(), atol=5 * np.sqrt(0.25 / 20000))
+
+
+def test_nucleus_is_cut_after_the_temperature():
+  """At temperature 3 the first token has 0.25 of the probability, and a nucleus of 0.3 needs a second one."""
+  assert set(np.flatnonzero(frequencies(np.log(PROBABILITIES), 3.0, 0.3))) == {1, 3}
+  assert set(np.flatnonzero(frequencies(np.log(PROBABILITIES), 1.0, 0.3))) == {1}
+
+
+def test_sampled_answers_depend_on_the_seed_alone():
+  draws = [generate(packed.CONFIG, prompts(), 8, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
+  assert draws[0] == draws[1] != draws[2]
+  assert generate(packed.CONFIG, prompts(), 8, temperature=1e-4) == generate(packed.CONFIG, prompts(), 8)
+  twins = generate(packed.CONFIG, [prompts()[0]] * 4, 8, temperature=2.0)
+  assert len(set(map(tuple, twins))) > 1, "rows of a batch are drawn independently"
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"texts": [[1], [1] * 60]}, "prompt 1 has 60 tokens; with max_new_tokens = 5 this model takes 1 to 59"),
+    ({"texts": [[1], []]}, "prompt 1 has 0 tokens"),
+    ({"temperature": -1.0}, "temperature must be 0 or more"),
+    ({"top_p": 0.0}, "top_p in"),
+    ({"top_p": 1.5}, "top_p in"),
+    ({"count": 0}, "max_new_tokens 1 or more"),
+  ],
+)
+def test_what_cannot_be_generated_is_refused(change, message):
+  with pytest.raises(UserError, match=message):
+    generate(packed.CONFIG, **({"texts": [[1]], "count": 5} | change))
+
+
+def test_a_prompt_that_just_fits():
+  (answer,) = generate(packed.CONFIG, [[1] * 59], 5)
+  assert len(answer) == 5
+
+
+def test_no_prompts_no_answers():
+  assert generate(packed.CONFIG, [], 5) == []
