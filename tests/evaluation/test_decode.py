@@ -130,6 +130,14 @@ def test_sampled_answers_depend_on_the_seed_alone():
   assert len(set(map(tuple, twins))) > 1, "rows of a batch are drawn independently"
 
 
+def test_each_step_draws_anew():
+  """Where every token is as likely at every step, answers are no repetition of one draw."""
+  graph, params = packed.decoder()
+  flat = jax.tree.map(jnp.zeros_like, params)
+  answers = decode.generate(graph, flat, packed.CONFIG, "float32", [[1], [1]], (), 16, temperature=1.0)
+  assert all(len(set(answer)) > 8 for answer in answers)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
