@@ -7,6 +7,7 @@ A study is a folder. Each run in it is an ordinary workdir of `medjax train`, ea
 import dataclasses
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -207,8 +208,10 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     "tasks": sorted({run.task for run in chosen.values()}),
     "seeds": list(config.study.seeds),
     "rows": {split: config.data[f"{split}_rows"] or "all" for split in schema.SPLITS},
-    "selection": "mean primary metric on validation where a method has several candidates; test rows read once, after",
-    "dpo": f"starts from the chosen SFT run; loss {config.preference.loss}",
+    "selection": "by the mean primary metric on validation where a method has several candidates; "
+    "the test rows are read once, by the chosen run of each method",
+    "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
+    f"which is its reference; loss {config.preference.loss}",
     "chosen": [
       {"task": run.task, "method": run.method, "seed": run.seed, "candidate": run.candidate, **dict(run.overrides)}
       for run in chosen.values()
@@ -234,7 +237,7 @@ def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], se
     "medjax": medjax.__version__,
     "python": platform.python_version(),
     "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    "machine": platform.machine(),
+    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     "devices": f"{jax.device_count()} x {device.device_kind}",
     "git_revision": _git_revision(),
     "data": data,
