@@ -1,6 +1,7 @@
 """Log-probabilities of many groups under fixed weights: the reference pass and label scoring are both this."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -35,7 +36,8 @@ def score(
     graph: the decoder.
     params: its parameters.
     groups: prompts with any number of completions each.
-    row_length: tokens of a packed row; raised to the longest group, rounded up to 64.
+    row_length: least tokens of a packed row; raised to the longest group and to three groups of mean length, which
+      leaves little padding, and rounded up to 64.
     rows: rows computed at once.
     sharding: where a batch lives, None for the default device.
     advance: told how many groups have just been scored.
@@ -45,8 +47,8 @@ def score(
   """
   if not groups:
     return []
-  longest = max(row_tokens(group) for group in groups)
-  shape = choose_shape(groups, max(row_length, 64 * -(-longest // 64)))
+  lengths = [row_tokens(group) for group in groups]
+  shape = choose_shape(groups, 64 * math.ceil(max(row_length, *lengths, 3 * sum(lengths) / len(lengths)) / 64))
   scores: list[np.ndarray] = [np.zeros(len(group.completions), np.float32) for group in groups]
   for first in range(0, len(groups), _CHUNK):
     chunk = groups[first : first + _CHUNK]
