@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from medjax.arrays import Array
 from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
 from medjax.errors import UserError
@@ -63,9 +64,7 @@ class Model:
     """Turns texts into token segments."""
     return Encoder(self.tokenizer)
 
-  def logits(
-    self, tokens_BT: Int[np.ndarray | Array, "B T"], mask_BT: Int[np.ndarray | Array, "B T"]
-  ) -> Float[Array, "B T V"]:
+  def logits(self, tokens_BT: Int[Array, "B T"], mask_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """float32 logits of every position, for inspection and tests.
 
     Args:
@@ -77,7 +76,7 @@ class Model:
 
   def generate(
     self,
-    prompts: Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]],
+    prompts: Sequence[str | np.ndarray | Sequence[int] | Sequence[Message]] | np.ndarray,
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,

@@ -96,7 +96,7 @@ def choose_shape(groups: Sequence[Segments], row_length: int) -> RowShape:
   return RowShape(row_length, _power_of_two(scored_positions), branches * _power_of_two(per_row))
 
 
-def _power_of_two(least: float) -> int:
+def _power_of_two(least: float | int) -> int:
   return 1 << math.ceil(math.log2(max(least, 1)))
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from medjax.arrays import Array
 from medjax.errors import UserError
 from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from medjax.arrays import Array
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.layers import apply_rope, normal

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from medjax.arrays import Array
 from medjax.models.attention import Attention, Layout, check_implementation, visible
 from medjax.models.config import ModelConfig
 from medjax.models.layers import MLP, RMSNorm, normal, rope_tables

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from medjax.arrays import Array
 from medjax.models.config import Llama3Scaling, ModelConfig
 from medjax.models.sharding import constrain
 

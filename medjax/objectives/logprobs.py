@@ -9,8 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.models.attention import Layout
 from medjax.models.decoder import Params, bind, head_matrix

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.objectives.sums import Sum
 

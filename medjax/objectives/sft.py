@@ -1,8 +1,9 @@
 """Supervised fine-tuning: cross-entropy of the completion's tokens."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.objectives.sums import Sum
 

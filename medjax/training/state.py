@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
+from medjax.arrays import Array
 from medjax.models.decoder import Params
 from medjax.models.sharding import parameter_specs
 

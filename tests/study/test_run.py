@@ -52,8 +52,8 @@ def setup(tmp_path_factory):
 
 def command(setup, workdir):
   flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}"]
-  flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-  environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": flags}
+  one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+  environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": one_device}
   return dict(args=[sys.executable, "-m", "medjax", "study", *flags], env=environment, cwd=setup)
 
 
