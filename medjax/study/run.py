@@ -31,7 +31,6 @@ from medjax.training import checkpoints
 from medjax.training.loop import train
 
 SCHEMA_VERSION = 1
-MARGIN = 0.05  # a difference of the primary metric below this is not relevant
 RESAMPLES = 2000
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "scikit-learn")
 
@@ -188,7 +187,7 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
         }
       )
   results, comparisons, recommendations = compare.compare(
-    answers, targets, tuple(config.study.methods), resamples=RESAMPLES, margin=MARGIN
+    answers, targets, tuple(config.study.methods), resamples=RESAMPLES
   )
   return {
     "schema_version": SCHEMA_VERSION,
@@ -218,7 +217,7 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     ],
     "intervals": "95 % percentile bootstrap over patients",
     "resamples": RESAMPLES,
-    "margin": MARGIN,
+    "margin": compare.MARGIN,
     "config": files.fingerprint(schema.as_dict(config)),
   }
 
