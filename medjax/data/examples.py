@@ -15,7 +15,7 @@ class Row:
     id: unique within the source.
     group: what must not be split between train and test (a patient); the id where the data names none.
     fields: what the task's prompt may use.
-    labels: target name -> label; empty for rows to predict.
+    labels: target name -> label or reference text, and what else the task's answer holds; empty for rows to predict.
   """
 
   id: str

@@ -1,4 +1,4 @@
-"""A clinical task: source fields -> prompt, answer, label sets, metrics, preference policy. And their registry."""
+"""A clinical task: source fields -> prompt, answer, targets, metrics, preference policy. And their registry."""
 
 import dataclasses
 import itertools
@@ -27,6 +27,44 @@ class Target:
   primary: str = "macro_f1"
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a text must state and must not state, by name of the fact.
+
+  A fact is stated where one of its patterns (regular expressions, case ignored) is found in the text.
+  """
+
+  must: Mapping[str, tuple[str, ...]]
+  must_not: Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTarget:
+  """A text that a task asks for, judged against the reference text and the row's facts.
+
+  Attributes:
+    facts: fields of a row -> its facts.
+    primary: the metric that selects and reports (a key of `evaluation.text_metrics.TEXT_METRICS`).
+  """
+
+  facts: Callable[[Mapping], Facts]
+  primary: str = "fact_f1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """How an answer is had by generation, where label likelihood would not do.
+
+  Attributes:
+    max_new_tokens: most tokens of an answer.
+    read: (generated text, fields of the row) -> target name -> label or text; a target whose value cannot be read is
+      left out and counts as unparseable.
+  """
+
+  max_new_tokens: int
+  read: Callable[[str, Mapping], Mapping[str, str]]
+
+
 Rejection = tuple[Mapping[str, str], str]  # (labels of a wrong answer, how it is wrong)
 
 
@@ -37,23 +75,26 @@ class Task:
   Attributes:
     name: id, as in `--config.task`.
     description: one line for `medjax tasks`.
-    targets: target name -> Target.
+    targets: target name -> Target, or TextTarget where the answer is generated.
     instruction: the system message.
     render: fields of a row -> the user's message.
-    answer: format string of the completion, e.g. `"{provider}, {urgency}"`.
+    answer: format string of the completion, e.g. `"{provider}, {urgency}"`, over a row's labels. These may hold more
+      than the targets, such as the reasons before a diagnosis.
     rejections: (labels, fields, rng) -> wrong answers a clinician would object to, the most instructive first.
     load: the task's own rows by split (`train`, `validation`, `test`), always the same, any first n of them a fair
       sample; None where the user brings data.
+    generation: how the answer is generated; None where the likeliest labels are the answer.
   """
 
   name: str
   description: str
-  targets: Mapping[str, Target]
+  targets: Mapping[str, Target | TextTarget]
   instruction: str
   render: Callable[[Mapping], str]
   answer: str
   rejections: Callable[[Mapping[str, str], Mapping, np.random.Generator], Sequence[Rejection]]
   load: Callable[[], Mapping[str, Sequence[Row]]] | None = None
+  generation: Generation | None = None
 
   def prompt(self, row: Row) -> tuple[Message, ...]:
     """The chat messages that ask for the answer."""
@@ -92,10 +133,13 @@ class Task:
     return pairs
 
   def check(self, row: Row) -> None:
-    """Raises UserError where a label is missing or outside its set."""
+    """Raises UserError where a label is missing or outside its set, or a text is empty."""
     for name, target in self.targets.items():
       label = row.labels.get(name)
-      if label not in target.labels:
+      if isinstance(target, TextTarget):
+        if not label:
+          raise UserError(f"row {row.id}: {name} is empty; give the reference text")
+      elif label not in target.labels:
         raise UserError(
           f"row {row.id}: {name} is {label!r}, not one of {', '.join(target.labels)}; correct the row or the task"
         )
