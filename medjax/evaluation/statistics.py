@@ -1,12 +1,12 @@
 """Intervals and tests for metrics on a finite test set; the choices are explained in docs/statistics.md.
 
-Everything resamples groups (patients), not items. A group is kept as its confusion counts, so that a resample is a
-row of weights and all resamples of all metrics are one matrix product.
+Everything resamples groups (patients), not items. A metric is a function of statistics that add up over groups, such
+as confusion counts, so that a resample is a row of weights and all resamples of all metrics are one matrix product.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import optimize, stats
@@ -43,6 +43,158 @@ class Comparison:
   groups: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """A metric of a sample.
+
+  Attributes:
+    value: on all items.
+    of: statistics [..., *S] of any weighting of the groups -> values [...].
+    zero_one: whether it is the mean of a 0/1 value per item, so that McNemar's test applies.
+  """
+
+  value: float
+  of: Callable[[np.ndarray], np.ndarray]
+  zero_one: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """Answers to n items: statistics that add up, float64 [G, *S] with a row for each group, and what they measure."""
+
+  statistics: np.ndarray
+  measures: Mapping[str, Measure]
+  n: int
+
+
+def label_sample(
+  references: Sequence[str],
+  predictions: Sequence[str],
+  names: Sequence[str],
+  target: Target,
+  groups: Sequence[str] | None = None,
+) -> Sample:
+  """Label predictions as confusion counts [G, K, K + 1].
+
+  Args:
+    references: n labels.
+    predictions: n answers.
+    names: keys of `metrics.METRICS`.
+    target: the label set and its order.
+    groups: n cluster ids (patients), resampled whole; None: every item is its own.
+
+  Raises:
+    UserError: unusable items (see `metrics.encode`), an unknown metric, fewer than two groups.
+  """
+  chosen = [metrics.get_metric(name, target) for name in names]
+  truth, predicted = metrics.encode(references, predictions, target)
+  group_of, count = _groups(groups, len(truth))
+  counts_GKP = np.zeros((count, len(target.labels), len(target.labels) + 1))
+  np.add.at(counts_GKP, (group_of, truth, predicted), 1)
+
+  def measure(metric: metrics.Metric) -> Measure:
+    value = float(metric.function(references, predictions, target))
+    return Measure(value, lambda counts: metric.from_counts(counts, target), metric.per_item)
+
+  return Sample(counts_GKP, {metric.name: measure(metric) for metric in chosen}, len(truth))
+
+
+def score_sample(scores: Mapping[str, Sequence[float]], groups: Sequence[str] | None = None) -> Sample:
+  """Scores of items, such as those of texts, as sums and counts [G, M, 2]; a metric is sum / count, the items' mean.
+
+  Args:
+    scores: metric -> n finite scores; every metric the same items in the same order.
+    groups: as in `label_sample`.
+
+  Raises:
+    UserError: no items, lengths that differ, a score that is not finite, fewer than two groups.
+  """
+  sizes = {name: len(values) for name, values in scores.items()}
+  if len(set(sizes.values())) != 1 or not max(sizes.values()):
+    raise UserError(f"scores of unequal number or none at all: {sizes}; give one score per item and metric")
+  values_MN = np.array([list(values) for values in scores.values()], np.float64)
+  bad = np.argwhere(~np.isfinite(values_MN))
+  if len(bad):
+    raise UserError(f"{list(scores)[bad[0, 0]]} of item {bad[0, 1]} is not a finite number; score the item again")
+  n = values_MN.shape[1]
+  group_of, count = _groups(groups, n)
+  sums_GM2 = np.zeros((count, len(values_MN), 2))
+  np.add.at(sums_GM2, group_of, np.stack([values_MN.T, np.ones((n, len(values_MN)))], -1))
+
+  def measure(place: int) -> Measure:
+    return Measure(
+      float(values_MN[place].mean()),
+      lambda sums: sums[..., place, 0] / sums[..., place, 1],
+      bool(np.isin(values_MN[place], (0, 1)).all()),
+    )
+
+  return Sample(sums_GM2, {name: measure(place) for place, name in enumerate(scores)}, n)
+
+
+def intervals(sample: Sample, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> dict[str, Interval]:
+  """Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13) of all metrics over the same resamples.
+
+  Args:
+    sample: the items.
+    seed: of the resampling.
+    resamples: their number.
+    level: confidence level.
+  """
+  measures, count = sample.measures, len(sample.statistics)
+
+  def values_MR(weights_RG):
+    resampled = _resampled(weights_RG, sample.statistics)
+    return np.stack([measure.of(resampled) for measure in measures.values()])
+
+  low, high = _bootstrap(values_MR, count, seed, resamples, level)
+  return {
+    name: Interval(measure.value, float(low[i]), float(high[i]), sample.n, count)
+    for i, (name, measure) in enumerate(measures.items())
+  }
+
+
+def difference(
+  a: Sample, b: Sample, metric: str, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Comparison:
+  """Compares two methods on identical items.
+
+  The interval is a paired percentile bootstrap: the same resampled groups for both. The p-value is McNemar's exact
+  test where the metric is the mean of a 0/1 value per item and every group has one item, else a Monte Carlo exchange
+  test: under the null hypothesis a group's two sets of answers may be swapped (add-one, so never 0).
+
+  Args:
+    a: one method's answers.
+    b: the other's, to the same items in the same groups.
+    metric: of both samples.
+    seed: of the resampling.
+    resamples: bootstrap resamples, and exchanges of the test.
+    level: confidence level of the interval.
+
+  Raises:
+    UserError: samples of different shapes.
+  """
+  if a.statistics.shape != b.statistics.shape or a.n != b.n:
+    raise UserError(f"samples of {a.n} and {b.n} items differ in items or groups; compare methods on the same rows")
+  of, count = a.measures[metric].of, len(a.statistics)
+
+  def difference_R(a_R, b_R):
+    return of(b_R) - of(a_R)
+
+  low, high = _bootstrap(
+    lambda weights_RG: difference_R(_resampled(weights_RG, a.statistics), _resampled(weights_RG, b.statistics)),
+    count,
+    seed,
+    resamples,
+    level,
+  )
+  if a.measures[metric].zero_one and b.measures[metric].zero_one and count == a.n:
+    method, p = "mcnemar", mcnemar(of(a.statistics), of(b.statistics))
+  else:
+    method, p = "exchange", _exchange_p(a.statistics, b.statistics, difference_R, seed, resamples)
+  found = b.measures[metric].value - a.measures[metric].value
+  return Comparison(found, float(low), float(high), p, method, a.n, count)
+
+
 def bootstrap_interval(
   references: Sequence[str],
   predictions: Sequence[str],
@@ -53,7 +205,7 @@ def bootstrap_interval(
   resamples: int = 2000,
   level: float = 0.95,
 ) -> Interval:
-  """Percentile bootstrap interval of one metric, resampling groups; see `bootstrap_intervals`."""
+  """The interval of one metric of label predictions; see `label_sample` and `intervals`."""
   return bootstrap_intervals(references, predictions, [metric], target, groups, seed, resamples, level)[metric]
 
 
@@ -67,37 +219,8 @@ def bootstrap_intervals(
   resamples: int = 2000,
   level: float = 0.95,
 ) -> dict[str, Interval]:
-  """Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13) of several metrics over the same resamples.
-
-  Args:
-    references: n labels.
-    predictions: n answers.
-    names: keys of `metrics.METRICS`.
-    target: the label set and its order.
-    groups: n cluster ids (patients), resampled whole; None: every item is its own.
-    seed: of the resampling.
-    resamples: their number.
-    level: confidence level.
-
-  Raises:
-    UserError: unusable items (see `metrics.encode`), an unknown metric, fewer than two groups.
-  """
-  chosen = [metrics.get_metric(name, target) for name in names]
-  truth, predicted = metrics.encode(references, predictions, target)
-  group_of, count = _groups(groups, len(truth))
-  counts_GKP = _group_counts(truth, predicted, group_of, count, len(target.labels))
-
-  def values_MR(weights_RG):
-    counts_RKP = _resampled(weights_RG, counts_GKP)
-    return np.stack([metric.from_counts(counts_RKP, target) for metric in chosen])
-
-  low, high = _bootstrap(values_MR, count, seed, resamples, level)
-  return {
-    metric.name: Interval(
-      float(metric.function(references, predictions, target)), float(low[i]), float(high[i]), len(truth), count
-    )
-    for i, metric in enumerate(chosen)
-  }
+  """The intervals of several metrics of label predictions; see `label_sample` and `intervals`."""
+  return intervals(label_sample(references, predictions, names, target, groups), seed, resamples, level)
 
 
 def paired_difference(
@@ -111,50 +234,9 @@ def paired_difference(
   resamples: int = 2000,
   level: float = 0.95,
 ) -> Comparison:
-  """Compares two methods on identical items.
-
-  The interval is a paired percentile bootstrap: the same resampled groups for both. The p-value is McNemar's exact
-  test where the metric is the mean of a 0/1 value per item and every group has one item, else a Monte Carlo exchange
-  test: under the null hypothesis a group's two sets of answers may be swapped (add-one, so never 0).
-
-  Args:
-    references: n labels.
-    predictions_a: n answers of one method.
-    predictions_b: n answers of the other.
-    metric: key of `metrics.METRICS`.
-    target: the label set and its order.
-    groups: n cluster ids (patients); None: every item is its own.
-    seed: of the resampling.
-    resamples: bootstrap resamples, and exchanges of the test.
-    level: confidence level of the interval.
-
-  Raises:
-    UserError: unusable items (see `metrics.encode`), an unknown metric, fewer than two groups.
-  """
-  chosen = metrics.get_metric(metric, target)
-  truth, a = metrics.encode(references, predictions_a, target)
-  _, b = metrics.encode(references, predictions_b, target)
-  group_of, count = _groups(groups, len(truth))
-  size = len(target.labels)
-  a_GKP = _group_counts(truth, a, group_of, count, size)
-  b_GKP = _group_counts(truth, b, group_of, count, size)
-
-  def difference_R(a_RKP, b_RKP):
-    return chosen.from_counts(b_RKP, target) - chosen.from_counts(a_RKP, target)
-
-  low, high = _bootstrap(
-    lambda weights_RG: difference_R(_resampled(weights_RG, a_GKP), _resampled(weights_RG, b_GKP)),
-    count,
-    seed,
-    resamples,
-    level,
-  )
-  if chosen.per_item and count == len(truth):
-    method, p = "mcnemar", mcnemar(chosen.from_counts(a_GKP, target), chosen.from_counts(b_GKP, target))
-  else:
-    method, p = "exchange", _exchange_p(a_GKP, b_GKP, difference_R, seed, resamples)
-  difference = chosen.function(references, predictions_b, target) - chosen.function(references, predictions_a, target)
-  return Comparison(float(difference), float(low), float(high), p, method, len(truth), count)
+  """Two methods' label predictions compared on one metric; see `label_sample` and `difference`."""
+  a, b = (label_sample(references, side, [metric], target, groups) for side in (predictions_a, predictions_b))
+  return difference(a, b, metric, seed, resamples, level)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -221,15 +303,9 @@ def _groups(groups, n) -> tuple[np.ndarray, int]:
   return group_of, count
 
 
-def _group_counts(truth, predicted, group_of, groups, size) -> np.ndarray:
-  """Confusion counts of each group, float64 [G, K, K + 1]."""
-  counts_GKP = np.zeros((groups, size, size + 1))
-  np.add.at(counts_GKP, (group_of, truth, predicted), 1)
-  return counts_GKP
-
-
-def _resampled(weights_RG: np.ndarray, counts_GKP: np.ndarray) -> np.ndarray:
-  return np.tensordot(weights_RG, counts_GKP, 1)
+def _resampled(weights_RG: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+  """Statistics [R, *S] of each weighting of the groups' statistics [G, *S]."""
+  return np.tensordot(weights_RG, statistics, 1)
 
 
 def _bootstrap(values: Callable, groups: int, seed: int, resamples: int, level: float):
@@ -256,18 +332,18 @@ def _bootstrap(values: Callable, groups: int, seed: int, resamples: int, level: 
   return result.confidence_interval
 
 
-def _exchange_p(a_GKP, b_GKP, difference_R: Callable, seed: int, resamples: int) -> float:
-  """Two-sided Monte Carlo p: how often swapping a and b within random groups gives a difference as large."""
-  a_KP, b_KP = a_GKP.sum(0), b_GKP.sum(0)
-  moved_GKP = (b_GKP - a_GKP)[np.any(a_GKP != b_GKP, axis=(1, 2))]
-  observed = abs(difference_R(a_KP[None], b_KP[None])[0])
+def _exchange_p(a: np.ndarray, b: np.ndarray, difference_R: Callable, seed: int, resamples: int) -> float:
+  """Two-sided Monte Carlo p: how often swapping a and b [G, *S] in random groups gives a difference as large."""
+  whole_a, whole_b = a.sum(0), b.sum(0)
+  moved = (b - a)[np.any(a != b, axis=tuple(range(1, a.ndim)))]
+  observed = abs(difference_R(whole_a[None], whole_b[None])[0])
   rng = np.random.default_rng([seed, 1])
   as_large, left = 0, resamples
   while left:
-    batch = min(left, max(1, _BATCH_ENTRIES // max(1, len(moved_GKP))))
-    swapped_RG = rng.integers(0, 2, (batch, len(moved_GKP))).astype(np.float64)
-    change_RKP = _resampled(swapped_RG, moved_GKP)
-    differences = difference_R(a_KP + change_RKP, b_KP - change_RKP)
+    batch = min(left, max(1, _BATCH_ENTRIES // max(1, len(moved))))
+    swapped_RG = rng.integers(0, 2, (batch, len(moved))).astype(np.float64)
+    change = _resampled(swapped_RG, moved)
+    differences = difference_R(whole_a + change, whole_b - change)
     as_large += int(np.sum(np.abs(differences) >= observed - 1e-12))
     left -= batch
   return (as_large + 1) / (resamples + 1)
