@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import hashlib
+import re
+import string
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -34,7 +36,8 @@ def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list
     task: the task whose labels and fields the rows must have.
 
   Returns:
-    `train`, `validation` and `test` rows, all labelled, with labels as the task spells them.
+    `train`, `validation` and `test` rows, all labelled, with labels as the task spells them. Texts, and what else the
+    answer's format names (such as reasons), come from the columns of these names.
 
   Raises:
     UserError: a row that does not fit, with file and line; a group in two splits; a task without data.
@@ -162,14 +165,14 @@ def pairs_from_records(records: Sequence[Record], columns: Mapping[str, str]) ->
 
 def _rows(config: ml_collections.ConfigDict, task: "Task", records: Sequence[Record], labelled: bool) -> list[Row]:
   columns = dict(config.data.columns)
-  label_columns = {target: columns.get(target, target) for target in task.targets}
+  label_columns = {name: columns.get(name, name) for name in _label_names(task)}
 
   def convert(record: Record) -> Row:
     fields = {name: value for name, value in record.values.items() if name not in label_columns.values()}
     fields |= {
       field: record.column(column, field)
       for field, column in columns.items()
-      if field not in (*task.targets, "id", "split")
+      if field not in (*label_columns, "id", "split")
     }
     try:
       text = task.render(fields)
@@ -179,8 +182,8 @@ def _rows(config: ml_collections.ConfigDict, task: "Task", records: Sequence[Rec
     if not text.strip():
       raise UserError(f"{record.where}: nothing to render; fill the row or remove it")
     labels = {
-      target: _label(record, column, target, task.targets[target].labels)
-      for target, column in (label_columns.items() if labelled else ())
+      name: _label(record, column, name, _label_set(task, name))
+      for name, column in (label_columns.items() if labelled else ())
     }
     id_ = _id(record, columns)
     if config.data.split_by:
@@ -194,9 +197,24 @@ def _rows(config: ml_collections.ConfigDict, task: "Task", records: Sequence[Rec
   return _unique(records, convert)
 
 
-def _label(record: Record, column: str, target: str, labels: Sequence[str]) -> str:
-  value = record.column(column, target)
+def _label_names(task: "Task") -> list[str]:
+  """The task's targets, and what else its answer is written with, such as reasons."""
+  in_answer = [re.split(r"[.\[]", name)[0] for _, name, _, _ in string.Formatter().parse(task.answer) if name]
+  return list(dict.fromkeys([*task.targets, *in_answer]))
+
+
+def _label_set(task: "Task", name: str) -> Sequence[str] | None:
+  """The labels of a target; None where any text will do."""
+  return getattr(task.targets.get(name), "labels", None)
+
+
+def _label(record: Record, column: str, name: str, labels: Sequence[str] | None) -> str:
+  value = record.column(column, name)
   text = "" if value is None else str(value).strip()
+  if labels is None:
+    if not text or not isinstance(value, str):
+      raise UserError(f"{record.where}: {column} is {_kind(value if text else '')}; the answer needs it as text")
+    return text
   known = {label.casefold(): label for label in labels}
   if text.casefold() not in known:
     near = difflib.get_close_matches(text.casefold(), known, 1)

@@ -9,7 +9,7 @@ from medjax import config as schema
 from medjax.data import items, sources
 from medjax.data.examples import Example, PreferencePair, Row
 from medjax.errors import UserError
-from medjax.tasks.task import Target, Task
+from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
 
 TASK = Task(
   name="toy",
@@ -285,6 +285,42 @@ def test_rows_to_predict_need_no_labels_and_keep_them_out_of_the_prompt(tmp_path
   assert [row.labels for row in items.rows_to_predict(config, TASK, without)] == [{}, {}]
   with_labels = write(tmp_path / "b.csv", "complaint,pain,expert\na,1,who knows\n")
   assert items.rows_to_predict(config, TASK, with_labels)[0].fields == {"complaint": "a", "pain": "1"}
+
+
+REASONED = dataclasses.replace(
+  TASK,
+  targets={**TASK.targets, "summary": TextTarget(lambda fields: Facts({}, {}))},
+  answer="{reasons}\nSummary: {summary}\nUrgency: {urgency}",
+  generation=Generation(32, lambda text, fields: {}),
+)
+
+
+def test_texts_and_reasons_come_from_columns_of_their_names(tmp_path):
+  text = "complaint,pain,urgency,gist,reasons\na,1,EMERGENCY, Chest pain. ,It is new.\n"
+  config = with_source(
+    write(tmp_path / "a.csv", text), **{"data.columns.summary": "gist", "data.columns.id": "complaint"}
+  )
+  (row,) = [row for rows in items.task_rows(config, REASONED).values() for row in rows]
+  assert row.labels == {"urgency": "emergency", "summary": "Chest pain.", "reasons": "It is new."}
+  assert row.fields == {"complaint": "a", "pain": "1"}, "nothing of the answer is left for the prompt"
+  assert REASONED.completion(row.labels) == "It is new.\nSummary: Chest pain.\nUrgency: emergency"
+  (unlabelled,) = items.rows_to_predict(config, REASONED, config.data.source)
+  assert unlabelled.fields == row.fields and unlabelled.labels == {}
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    ({"summary": "s"}, r"line 1: no column 'reasons'.*--config.data.columns.reasons=COLUMN"),
+    ({"reasons": "r"}, "line 1: no column 'summary'"),
+    ({"reasons": "r", "summary": " "}, "line 1: summary is empty; the answer needs it"),
+    ({"reasons": ["r"], "summary": "s"}, "line 1: reasons is a list; the answer needs it as text"),
+  ],
+)
+def test_an_answer_that_lacks_a_part_is_refused(tmp_path, rows, message):
+  source = write(tmp_path / "a.jsonl", [{"complaint": "a", "pain": 1, "urgency": "emergency", **rows}])
+  with pytest.raises(UserError, match=message):
+    items.task_rows(with_source(source), REASONED)
 
 
 def test_fingerprint_follows_content():
