@@ -9,7 +9,7 @@ import jinja2
 
 from medjax import files
 from medjax.errors import UserError
-from medjax.evaluation.metrics import METRICS
+from medjax.study import names
 from medjax.study.compare import p_text
 
 WIDTH = 100
@@ -33,6 +33,10 @@ _TEMPLATE = """\
 Value [95 % interval] on the {{ study.results[0].split }} split; percentile bootstrap over patients.
 
 {{ table(["task / target", "metric", "n"] + runs, primary) }}
+{% if baselines %}
+
+Baselines without a language model, not in the verdict: {{ baselines | join(", ") }}.
+{% endif %}
 
 ## Differences
 Difference b - a of the primary metric [95 % paired bootstrap interval over patients]; p by McNemar's exact test or an
@@ -83,7 +87,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
   Raises:
     UserError: `results`, `comparisons` or `recommendations` is missing, or `results` is empty.
   """
-  _check(study)
+  check(study)
   study = {"confusion": [], "training": [], "protocol": {}, "environment": {}} | dict(study)
   runs, blocks, name_run = _runs(study), _blocks(study), _run_namer(study)
   for block in blocks:
@@ -113,6 +117,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
     verdicts=VERDICTS,
     blocks=blocks,
     runs=runs,
+    baselines=list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline"))),
     primary=primary,
     differences=differences,
     columns=columns,
@@ -132,7 +137,7 @@ def console_table(study: Mapping[str, Any]) -> str:
   Raises:
     UserError: see `write_report`.
   """
-  _check(study)
+  check(study)
   name_run = _run_namer(study)
   lines = [_line("", "metric", "value", "95 % interval", "n", "p (Holm)")]
   for block in _blocks(study):
@@ -149,7 +154,8 @@ def console_table(study: Mapping[str, Any]) -> str:
   return "\n".join(line.rstrip() for line in lines)
 
 
-def _check(study) -> None:
+def check(study: Mapping[str, Any]) -> None:
+  """Raises UserError where a study lacks what every report shows."""
   for key in ("results", "comparisons", "recommendations"):
     if key not in study:
       raise UserError(f"the study has no `{key}`; give the study.json that `medjax study` wrote")
@@ -162,7 +168,7 @@ def _line(name, metric, value, interval, n, p) -> str:
 
 
 def _metric(name: str) -> str:
-  return name if METRICS[name].higher_is_better else f"{name} (lower is better)"
+  return f"{name} (lower is better)" if name in names.LOWER_IS_BETTER else name
 
 
 def _table(header, rows) -> str:
@@ -181,9 +187,14 @@ def _interval(row, sign: str = "") -> str:
 
 
 def _run_namer(study) -> Callable[[Mapping], str]:
-  """How a row's method is named: with its seed where the study has several."""
-  several = len({row["seed"] for row in study["results"]}) > 1
-  return lambda row: f"{row['method']} (seed {row['seed']})" if several else row["method"]
+  """How a row's method is named: with its seed where the study has several; baselines have none."""
+  several = several_seeds(study)
+  return lambda row: f"{row['method']} (seed {row['seed']})" if several and not row.get("baseline") else row["method"]
+
+
+def several_seeds(study: Mapping[str, Any]) -> bool:
+  """Whether methods were trained with more than one seed."""
+  return len({row["seed"] for row in study["results"] if not row.get("baseline")}) > 1
 
 
 def _runs(study) -> list[str]:

@@ -1,0 +1,197 @@
+"""The figures of a report, by matplotlib: inline SVG whose colours are the page's variables, the same for same data."""
+
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+WIDTH = 10.0  # inches; 960 pixels of a page
+POINTS = 300  # most points of a curve
+
+# Placeholders in the drawing, each replaced by the CSS variable of its name, so that a figure follows the page's theme.
+_COLORS = {
+  name: f"#0102{index:02x}"
+  for index, name in enumerate(("ink", "muted", "line", "band", "paper", "base", "sft", "dpo", "baseline"), start=16)
+}
+_MARKERS = {"base": "o", "sft": "s", "dpo": "D"}
+_STYLE = {
+  "svg.fonttype": "none",
+  "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
+  "font.size": 9.0,
+  "text.color": _COLORS["ink"],
+  "axes.edgecolor": _COLORS["muted"],
+  "axes.facecolor": "none",
+  "axes.labelcolor": _COLORS["muted"],
+  "axes.titlesize": 9.0,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.titlecolor": _COLORS["ink"],
+  "axes.unicode_minus": True,
+  "axes.linewidth": 0.8,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": _COLORS["line"],
+  "grid.linewidth": 0.7,
+  "xtick.color": _COLORS["muted"],
+  "ytick.color": _COLORS["muted"],
+  "figure.facecolor": "none",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A point with its interval: label at the left, `columns` as text at the right; hollow unless `filled`."""
+
+  label: str
+  value: float
+  low: float
+  high: float
+  columns: tuple[str, ...]
+  color: str = "ink"
+  filled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Curves by optimizer step: `lines` and `points` are (steps, values) pairs of one method."""
+
+  title: str
+  color: str
+  lines: tuple[tuple[Sequence[int], Sequence[float]], ...]
+  points: tuple[tuple[Sequence[int], Sequence[float]], ...] = ()
+  reference: float | None = None
+
+
+def color_of(method: str) -> str:
+  """The name of a method's colour; everything that is not base, sft or dpo is a baseline."""
+  return method if method in _MARKERS else "baseline"
+
+
+def intervals(
+  name: str,
+  alt: str,
+  groups: Sequence[tuple[str, Sequence[Row]]],
+  headers: Sequence[str],
+  xlabel: str,
+  limits: tuple[float, float] | None = None,
+  margin: float | None = None,
+) -> str:
+  """Points with intervals, one under the other in titled groups: a dot plot, or with `margin` a forest plot.
+
+  Args:
+    name: prefix of the ids in the SVG, unique on its page.
+    alt: what a screen reader says.
+    groups: (title, rows) from top to bottom.
+    headers: of the text columns at the right.
+    xlabel: of the axis.
+    limits: of the axis; None: what the intervals need.
+    margin: draws the line at 0 and the band of differences smaller than this.
+
+  Returns:
+    An `<svg>` element.
+  """
+  lines = sum(len(rows) + 1.35 for _, rows in groups)
+  with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    height = 0.245 * lines + 0.85
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.2, 0.53 / height, 0.47, 0.245 * lines / height))
+    axes.set_ylim(lines - 0.35, -0.35)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(xlabel)
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axes.tick_params(axis="x", length=0)
+    if margin is not None:
+      axes.axvspan(-margin, margin, color=_COLORS["band"], linewidth=0, zorder=0)
+      axes.axvline(0, color=_COLORS["muted"], linewidth=1.1, zorder=1)
+    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in rows
+    for x, header in zip(_columns(headers), headers, strict=True):
+      axes.text(x, -0.75, header, transform=beside, color=_COLORS["muted"], va="center", ha="left")
+    y = 0.0
+    for index, (title, rows) in enumerate(groups):
+      if index:
+        axes.plot([-0.425, 1.7], [y - 0.35] * 2, transform=beside, clip_on=False, color=_COLORS["line"], linewidth=0.8)
+      axes.text(-0.425, y + 0.2, title, transform=beside, weight="bold", va="center")
+      for row in rows:
+        y += 1
+        _row(axes, beside, y + 0.15, row, headers)
+      y += 1.35
+    axes.set_xlim(*(limits or _limits([row for _, rows in groups for row in rows], margin)))
+    return _svg(figure, name, alt)
+
+
+def curves(name: str, alt: str, panels: Sequence[Panel]) -> str:
+  """Training curves in panels beside one another; see `intervals` for `name` and `alt`.
+
+  A curve of more than `POINTS` steps is shown by means of neighbouring steps; points are drawn as they are.
+  """
+  with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    figure = Figure(figsize=(WIDTH, 2.15))
+    for index, panel in enumerate(panels):
+      width = 1 / max(len(panels), 3)
+      axes = figure.add_axes((index * width + 0.045, 0.2, width - 0.065, 0.65))
+      axes.set_title(panel.title, pad=7)
+      axes.set_xlabel("step", labelpad=2)
+      axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+      axes.yaxis.set_major_locator(MaxNLocator(4))
+      axes.tick_params(length=0)
+      if panel.reference is not None:
+        axes.axhline(panel.reference, color=_COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+      color = _COLORS[panel.color]
+      for steps, values in panel.lines:
+        axes.plot(*thin(steps, values), color=color, linewidth=1.4, alpha=1 if len(panel.lines) == 1 else 0.75)
+      for steps, values in panel.points:
+        axes.plot(steps, values, "o", color=color, markerfacecolor=_COLORS["paper"], markersize=5, markeredgewidth=1.4)
+      axes.margins(x=0.03, y=0.08)
+    return _svg(figure, name, alt)
+
+
+def thin(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+  """At most `POINTS` points of a curve: means of equally long stretches of it."""
+  parts = min(len(steps), POINTS)
+  return tuple(np.array([part.mean() for part in np.array_split(np.asarray(x, float), parts)]) for x in (steps, values))
+
+
+def _row(axes, beside, y: float, row: Row, headers: Sequence[str]) -> None:
+  color = _COLORS[row.color]
+  axes.text(-0.405, y, row.label, transform=beside, va="center")
+  axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.7, solid_capstyle="butt")
+  face = color if row.filled else _COLORS["paper"]
+  marker = _MARKERS.get(row.color, "s" if row.color == "ink" else "^")
+  size = 5.2 if marker == "D" else 6
+  axes.plot([row.value], [y], marker, color=color, markerfacecolor=face, markersize=size, markeredgewidth=1.4)
+  for x, text in zip(_columns(headers), row.columns, strict=True):
+    axes.text(x, y, text, transform=beside, va="center", ha="left")
+
+
+def _columns(headers: Sequence[str]) -> list[float]:
+  """Where the text columns begin, in widths of the axes."""
+  return [1.04, 1.5][: len(headers)]
+
+
+def _limits(rows: Sequence[Row], margin: float | None) -> tuple[float, float]:
+  ends = [end for row in rows for end in (row.low, row.high, row.value)] + ([-margin, margin] if margin else [])
+  room = 0.04 * (max(ends) - min(ends)) or 0.1
+  return min(ends) - room, max(ends) + room
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+  """The figure as an element of a page: no prologue, no metadata, ids of its own, colours as variables."""
+  file = io.StringIO()
+  figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+  text = file.getvalue()
+  text = text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
+  text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
+  text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+  text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+  for variable, placeholder in _COLORS.items():
+    text = text.replace(placeholder, f"var(--{variable})")
+  return text

@@ -1,0 +1,144 @@
+"""The methods paragraph of a report: what was done, written from a study's own protocol and environment."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medjax.study import names
+
+_CITED = {
+  "dpo": "Rafailov R, Sharma A, Mitchell E, Ermon S, Manning CD, Finn C. Direct preference optimization: your language "
+  "model is secretly a reward model. NeurIPS 2023.",
+  "bootstrap": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993.",
+  "mcnemar": "McNemar Q. Note on the sampling error of the difference between correlated proportions or percentages. "
+  "Psychometrika 1947;12:153-157.",
+  "exchange": "Phipson B, Smyth GK. Permutation p-values should never be zero. Stat Appl Genet Mol Biol 2010;9:39.",
+  "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Statist 1979;6:65-70.",
+  "absence": "Piaggio G, Elbourne DR, Pocock SJ, Evans SJW, Altman DG. Reporting of noninferiority and equivalence "
+  "randomized trials. JAMA 2012;308:2594-2604.",
+  "adamw": "Loshchilov I, Hutter F. Decoupled weight decay regularization. ICLR 2019.",
+}
+_MARKS = {
+  "dpo": "Rafailov 2023",
+  "bootstrap": "Efron and Tibshirani 1993",
+  "mcnemar": "McNemar 1947",
+  "exchange": "Phipson and Smyth 2010",
+  "holm": "Holm 1979",
+  "absence": "Piaggio 2012",
+  "adamw": "Loshchilov and Hutter 2019",
+}
+
+
+def write(study: Mapping[str, Any], settings: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[str]]:
+  """Methods in the words of a paper, and the works they cite.
+
+  Args:
+    study: what `study.json` holds; what `protocol` and `environment` do not say is left out.
+    settings: the config of each training run (may be empty).
+
+  Returns:
+    Paragraphs, and references in the order of their first citation.
+  """
+  paragraphs = [" ".join(part(study, settings)) for part in (_design, _training, _statistics, _software)]
+  text = " ".join(paragraphs)
+  cited = sorted((key for key, mark in _MARKS.items() if mark in text), key=lambda key: text.index(_MARKS[key]))
+  return [paragraph for paragraph in paragraphs if paragraph], [_CITED[key] for key in cited]
+
+
+def _design(study, settings) -> Iterator[str]:
+  protocol = study.get("protocol", {})
+  methods = protocol.get("methods", [])
+  shown = {
+    "base": "the model as it is (base)",
+    "sft": "supervised fine-tuning (SFT)",
+    "dpo": f"direct preference optimization (DPO; {_MARKS['dpo']})",
+  }
+  model = f" of {protocol['model']}" if protocol.get("model") else ""
+  if methods:
+    yield f"We compared {_and([shown.get(name, name) for name in methods])}{model}"
+    yield f"on {_count(len(protocol['tasks']), 'task')}: {_and([t.replace('_', ' ') for t in protocol['tasks']])}."
+  if "rows" in protocol:
+    rows = ", ".join(f"{protocol['rows'].get(split, 'all')} {split}" for split in ("train", "validation", "test"))
+    yield f"Rows a task, unless the table of training runs says otherwise: {rows}; no patient was in two splits."
+  for task, text in protocol.get("data", {}).items():
+    yield f"{task.replace('_', ' ').capitalize()}: {text.rstrip('.')}."
+  baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
+  if baselines:
+    yield f"Baselines without a language model were evaluated on the same rows: {_and(map(names.method, baselines))}."
+
+
+def _training(study, settings) -> Iterator[str]:
+  protocol = study.get("protocol", {})
+  if protocol.get("dpo") and "dpo" in protocol.get("methods", []):
+    yield f"DPO {protocol['dpo']}."
+  same = {key: values.pop() for key, values in _values(settings).items() if len(values) == 1}
+  if same.get("optimizer.name") == "adamw":
+    yield (
+      f"Weights were updated with AdamW ({_MARKS['adamw']}; weight decay "
+      f"{same.get('optimizer.weight_decay', 'as in the table')}) in {same.get('model.dtype', 'mixed precisions')}, "
+      f"a {same.get('optimizer.schedule', 'per-run')} schedule after warm-up and gradients clipped at a norm of "
+      f"{same.get('optimizer.clip_norm', 'as in the table')}; steps, batch sizes and learning rates are in the table "
+      "of training runs."
+    )
+  if "seeds" in protocol:
+    seeds = [str(seed) for seed in protocol["seeds"]]
+    yield f"Every training ran with {'seeds' if len(seeds) > 1 else 'one seed,'} {_and(seeds)}."
+  if protocol.get("selection"):
+    yield f"Hyperparameters were selected {protocol['selection']}."
+
+
+def _statistics(study, settings) -> Iterator[str]:
+  protocol, comparisons = study.get("protocol", {}), study["comparisons"]
+  primary = dict.fromkeys(names.metric(row["metric"]) for row in study["results"] if row["primary"])
+  resamples = f" of {protocol['resamples']} resamples" if protocol.get("resamples") else ""
+  yield (
+    f"Primary metric: {_and(primary)}. Intervals are 95 % percentile bootstrap intervals{resamples} with the patient "
+    f"as the unit ({_MARKS['bootstrap']}); differences use the same resampled patients for both methods."
+  )
+  tests = {row.get("test") for row in comparisons}
+  used = []
+  if "mcnemar" in tests:
+    used.append(f"McNemar's exact test ({_MARKS['mcnemar']})")
+  if tests & {"exchange", None}:
+    used.append(f"an exchange test over patients ({_MARKS['exchange']})")
+  if comparisons:
+    yield (
+      f"Differences in the primary metric were tested two-sided by {_and(used)}, with Holm's adjustment over all "
+      f"{len(comparisons)} comparisons ({_MARKS['holm']}); other metrics are described and not tested."
+    )
+  if "margin" in protocol:
+    yield (
+      f"The smallest relevant difference was set to {protocol['margin']:g}. A method was taken to gain where the whole "
+      "interval lay on the better side of 0, its better end was above that difference and the adjusted p was below "
+      "0.05, and a relevant gain was taken as excluded where the interval's better end did not exceed it "
+      f"({_MARKS['absence']})."
+    )
+
+
+def _software(study, settings) -> Iterator[str]:
+  environment = study.get("environment", {})
+  if "medjax" in environment:
+    revision = f", revision {environment['git_revision'][:12]}" if environment.get("git_revision") else ""
+    yield f"Software: medjax {environment['medjax']}{revision}"
+    packages = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
+    yield f"on Python {environment.get('python', '3')} with {', '.join(packages)}." if packages else "."
+  if "devices" in environment:
+    yield f"Hardware: {environment['devices']} ({environment.get('machine', 'machine not recorded')})."
+
+
+def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, set]:
+  found: dict[str, set] = {}
+  for config in settings:
+    for part in ("optimizer", "model"):
+      for key, value in config.get(part, {}).items():
+        found.setdefault(f"{part}.{key}", set()).add(value)
+  return found
+
+
+def _and(words) -> str:
+  *first, last = list(words) or ["none"]
+  return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(number: int, noun: str) -> str:
+  words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+  return f"{words[number] if number < len(words) else number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,345 @@
+"""`report.html`: a study to look at, print and pass on, as one file that loads nothing."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from medjax import files
+from medjax.errors import UserError
+from medjax.study import figures, methods_text, names, report
+from medjax.study.compare import ALPHA, p_text
+
+VERDICTS = {  # id -> mark, plain words
+  "sft_is_enough": ("✓", "SFT improves on the base model, and a further gain from DPO that would matter is ruled out."),
+  "dpo_adds": ("+", "DPO after SFT improves on SFT, and on the base model."),
+  "neither_helps": ("–", "For SFT and for DPO, a gain over the base model that would matter is ruled out."),
+  "not_decidable": ("?", "These test rows do not settle the question."),
+}
+MATRIX_LABELS = 8  # more labels than this make a list of confusions instead of a matrix
+CONFUSIONS = 10  # length of that list
+FEW_PATIENTS = 150  # below it intervals tend to be too narrow (docs/statistics.md)
+_BASELINES = {
+  "majority": "the commonest label of the training rows, for every test row",
+  "bag_of_words": "TF-IDF of words and word pairs with logistic regression, fitted to the training rows",
+  "lead": "the beginning of the source text as the summary",
+}
+_SETTINGS = {  # columns of the table of training runs, from the configs
+  "learning rate": ("optimizer", "learning_rate"),
+  "warm-up steps": ("optimizer", "warmup_steps"),
+  "batch": ("train", "batch_size"),
+  "beta": ("preference", "beta"),
+}
+
+
+def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The training curves of a study's runs.
+
+  Args:
+    workdir: the study's folder, with `runs/TASK/seedN/METHOD/candidateN/`.
+    study: what `study.json` holds; `training` names the chosen runs.
+
+  Returns:
+    For each run `task, method, seed`, `steps` (the lines of its metrics.jsonl) and `config`.
+
+  Raises:
+    UserError: a file of a run is not there.
+  """
+  curves = []
+  for row in study.get("training", []):
+    folder = pathlib.Path(workdir, "runs", row["task"], f"seed{row['seed']}", row["method"])
+    folder /= f"candidate{row['candidate']}"
+    for name in ("metrics.jsonl", "config.json"):
+      if not (folder / name).exists():
+        raise UserError(f"{folder / name} is not there; run the study again to finish it")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    run = {key: row[key] for key in ("task", "method", "seed")}
+    curves.append({**run, "steps": [json.loads(line) for line in lines], "config": config})
+  return curves
+
+
+def write_html(
+  study: Mapping[str, Any],
+  path: str | os.PathLike,
+  curves: Sequence[Mapping[str, Any]] = (),
+  examples: Sequence[Mapping[str, Any]] = (),
+) -> None:
+  """Writes the report of a study as one HTML file: figures inline, no script, nothing loaded.
+
+  Equal arguments give equal files.
+
+  Args:
+    study: what `study.json` holds; `confusion`, `training`, `protocol` and `environment` may be absent.
+    path: where to write.
+    curves: of the training runs, as `read_curves` gives them; `config` may be absent.
+    examples: test rows to show, `task, id, prompt, reference` and `answers` (method -> text). Clinical text: the report
+      holds none unless it is given here.
+
+  Raises:
+    UserError: `results`, `comparisons` or `recommendations` is missing, or `results` is empty.
+  """
+  report.check(study)
+  targets = _targets(study)
+  paragraphs, references = methods_text.write(study, [run["config"] for run in curves if "config" in run])
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.globals |= {"names": names, "p_text": p_text}
+  baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
+  text = environment.get_template("report.html.j2").render(
+    study={"training": [], "protocol": {}, "environment": {}} | dict(study),
+    summary=_summary(study["recommendations"]),
+    targets=targets,
+    runs=_runs(study),
+    baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
+    dots=_dots(targets),
+    forests=_forests(targets, study.get("protocol", {}).get("margin")),
+    curve_figures=list(_curves(curves)),
+    confusions=_confusions(study),
+    training=_training(study, curves),
+    limits=list(_limits(study, targets)),
+    paragraphs=paragraphs,
+    references=references,
+    examples=examples,
+  )
+  with files.write_aside(path) as file:
+    file.write(text)
+
+
+def _runs(study) -> list[dict[str, Any]]:
+  """The columns of tables: methods in their order, then baselines."""
+  several = report.several_seeds(study)
+  found = {names.run(row, several): bool(row.get("baseline")) for row in study["results"]}
+  return [{"name": name, "baseline": baseline} for name, baseline in sorted(found.items(), key=lambda item: item[1])]
+
+
+def _targets(study) -> list[dict[str, Any]]:
+  """Everything that belongs to one task and target, in the order of the results."""
+  several, out = report.several_seeds(study), []
+  for task, name in dict.fromkeys((row["task"], row["target"]) for row in study["results"]):
+    own = {
+      key: [row for row in study[key] if (row["task"], row["target"]) == (task, name)]
+      for key in ("results", "comparisons", "recommendations")
+    }
+    values = {}
+    for row in own["results"]:
+      values.setdefault(row["metric"], {})[names.run(row, several)] = row
+    metric = next(row["metric"] for row in own["results"] if row["primary"])
+    target = {"title": names.target(own["results"][0]), "task": task, "metric": metric, "values_by_metric": values}
+    target |= {key: own[key] for key in ("comparisons", "recommendations")}
+    target["lower"] = metric in names.LOWER_IS_BETTER
+    target["primary"] = sorted(values[metric].items(), key=lambda item: bool(item[1].get("baseline")))
+    target["best"] = (min if target["lower"] else max)(row["value"] for row in values[metric].values())
+    target["n"], target["groups"] = (target["primary"][0][1].get(key) for key in ("n", "groups"))
+    target["caution"] = _caution(target)
+    for row in target["recommendations"]:
+      row_mark, row_plain = VERDICTS[row["verdict"]]
+      target["verdict"] = {"id": row["verdict"], "mark": row_mark, "plain": row_plain, "why": _spoken(row["why"])}
+      target["verdict"]["label"] = report.VERDICTS[row["verdict"]]
+    out.append(target)
+  return out
+
+
+def _spoken(why: str) -> str:
+  return why.replace("->", "→")
+
+
+def _caution(target) -> str:
+  """A sentence where no trained run is ahead of the best baseline, else nothing."""
+  sign = -1 if target["lower"] else 1
+  sides = {False: [], True: []}
+  for name, row in target["primary"]:
+    if row.get("baseline") or row["method"] != "base":
+      sides[bool(row.get("baseline"))].append((sign * row["value"], name))
+  if not all(sides.values()):
+    return ""
+  (trained, run), (simple, baseline) = max(sides[False]), max(sides[True])
+  if trained > simple:
+    return ""
+  return (
+    f"Not ahead of a baseline: {baseline} reaches {names.number(sign * simple)}, "
+    f"the best trained run ({run}) {names.number(sign * trained)}."
+  )
+
+
+def _summary(recommendations) -> str:
+  """All verdicts in one sentence."""
+  counts = {verdict: sum(row["verdict"] == verdict for row in recommendations) for verdict in VERDICTS}
+  parts = [f"{report.VERDICTS[verdict]} for {count}" for verdict, count in counts.items() if count]
+  total = len(recommendations)
+  if total == 1:
+    return f"{names.target(recommendations[0]).capitalize()}: {report.VERDICTS[recommendations[0]['verdict']]}."
+  return f"Of {total} targets: {', '.join(parts)}." if total else "The study has no verdict."
+
+
+def _dots(targets) -> list[str]:
+  """Methods with intervals: a figure for metrics between 0 and 1, and one for each other metric."""
+  out = []
+  for index, (bounded, group) in enumerate(_by_scale(targets)):
+    rows = []
+    for target in group:
+      points = [
+        figures.Row(
+          name,
+          *(row["value"], row["low"], row["high"]),
+          (f"{names.number(row['value'])} {names.interval(row)}",),
+          figures.color_of(row["method"]),
+          not row.get("baseline"),
+        )
+        for name, row in target["primary"]
+      ]
+      rows.append((f"{target['title']} · {names.metric(target['metric'])}", points))
+    alt = (
+      f"Dot plot of the primary metric of each method with 95 % intervals, {len(group)} targets. Values: table above."
+    )
+    xlabel = "primary metric" if bounded else names.metric(group[0]["metric"])
+    limits = (0.0, 1.0) if bounded else None
+    out.append(figures.intervals(f"dots{index}", alt, rows, ("value [95 % interval]",), xlabel, limits))
+  return out
+
+
+def _forests(targets, margin: float | None) -> list[str]:
+  """Differences with intervals: a figure for each scale and direction."""
+  out = []
+  for index, (_, group) in enumerate(_by_scale([target for target in targets if target["comparisons"]])):
+    rows = []
+    for target in group:
+      points = [
+        figures.Row(
+          f"{names.method(row['b'])} − {names.method(row['a'])}",
+          *(row["difference"], row["low"], row["high"]),
+          (f"{names.number(row['difference'], '+')} {names.interval(row, '+')}", p_text(row["p_holm"])),
+          filled=row["p_holm"] < ALPHA,
+        )
+        for row in target["comparisons"]
+      ]
+      rows.append((f"{target['title']} · {names.metric(target['metric'])}", points))
+    side = "left" if group[0]["lower"] else "right"
+    alt = f"Forest plot of the differences between methods, {len(group)} targets. Values: table of differences below."
+    headers = ("difference [95 % interval]", "p (Holm)")
+    xlabel = f"difference; {side} of 0 the first-named method is better"
+    out.append(figures.intervals(f"forest{index}", alt, rows, headers, xlabel, None, margin or 0.0))
+  return out
+
+
+def _by_scale(targets) -> Iterator[tuple[bool, list]]:
+  """Targets that can share an axis, and whether its metric lies between 0 and 1."""
+  groups: dict[tuple, list] = {}
+  for target in targets:
+    rows = [row for _, row in target["primary"]]
+    bounded = all(0 <= row["low"] and row["high"] <= 1 for row in rows)
+    groups.setdefault((bounded, target["lower"], None if bounded else target["metric"]), []).append(target)
+  for (bounded, *_), group in groups.items():
+    yield bounded, group
+
+
+def _curves(curves) -> Iterator[tuple[str, str]]:
+  """(task, figure) for each task that was trained."""
+  for task in dict.fromkeys(run["task"] for run in curves):
+    panels = []
+    runs = [run for run in curves if run["task"] == task]
+    for method in dict.fromkeys(run["method"] for run in runs):
+      own = [run["steps"] for run in runs if run["method"] == method]
+      for key, title, reference in (
+        ("loss", "loss", None),
+        ("rewards/margin", "reward margin", 0.0),
+        ("rewards/accuracy", "reward accuracy", 0.5),
+      ):
+        lines = tuple(line for line in (_line(steps, key) for steps in own) if line[0])
+        points = tuple(line for line in (_line(steps, f"validation/{key}") for steps in own) if line[0])
+        if lines:
+          title = f"{names.method(method)}: {title}"
+          panels.append(figures.Panel(title, figures.color_of(method), lines, points, reference))
+    if panels:
+      shown = names.target({"task": task, "target": ""}).removesuffix(" / ")
+      alt = f"Training curves of {shown}: {', '.join(panel.title for panel in panels)}, by optimizer step."
+      yield shown, figures.curves(f"curves-{task}", alt, panels)
+
+
+def _line(steps, key: str) -> tuple[list[int], list[float]]:
+  found = [(step["step"], step[key]) for step in steps if key in step]
+  return [step for step, _ in found], [value for _, value in found]
+
+
+def _confusions(study) -> list[dict[str, Any]]:
+  """Per target its matrices, or for many labels the commonest confusions of each method."""
+  several, out = report.several_seeds(study), {}
+  for matrix in study.get("confusion", []):
+    counts = matrix["matrix"]
+    view = {"run": names.run(matrix, several), "labels": matrix["labels"], "predicted": matrix["predicted"]}
+    if len(matrix["labels"]) <= MATRIX_LABELS:
+      view["cells"] = [[(count, count / max(sum(row), 1)) for count in row] for row in counts]
+    else:
+      wrong = [
+        (count, truth, guess)
+        for truth, row in zip(matrix["labels"], counts, strict=True)
+        for guess, count in zip(matrix["predicted"], row, strict=True)
+        if count and guess != truth
+      ]
+      view["commonest"] = sorted(wrong, key=lambda item: -item[0])[:CONFUSIONS]
+    out.setdefault(names.target(matrix), []).append(view)
+  return [{"title": title, "matrices": matrices} for title, matrices in out.items()]
+
+
+def _training(study, curves) -> tuple[list[str], list[list[str]]]:
+  """Header and rows of the table of training runs."""
+  configs = {(run["task"], run["method"], run["seed"]): run.get("config", {}) for run in curves}
+  columns = {"task": "task", "method": "method", "seed": "seed", "steps": "steps", "tokens": "tokens"}
+  columns |= {"first loss": "first_loss", "last loss": "last_loss"}
+  present = {shown: key for shown, key in columns.items() if any(key in row for row in study.get("training", []))}
+  settings = _SETTINGS if any(configs.values()) else {}
+  rows = []
+  for row in study.get("training", []):
+    config = configs.get((row["task"], row["method"], row.get("seed")), {})
+    cells = [_cell(key, row.get(key, "")) for key in present.values()]
+    for name, (part, key) in settings.items():
+      known = name != "beta" or row["method"] == "dpo"
+      cells.append(_cell(key, config.get(part, {}).get(key, "") if known else ""))
+    rows.append(cells)
+  return [*present, *settings], rows
+
+
+def _cell(key: str, value) -> str:
+  if key == "method":
+    return names.method(value)
+  if isinstance(value, float):
+    return f"{value:.4g}"
+  return f"{value:,}" if isinstance(value, int) else str(value).replace("_", " ")
+
+
+def _limits(study, targets) -> Iterator[str]:
+  """What the study does not show, from the study itself."""
+  few = [f"{target['title']} ({target['groups']})" for target in targets if (target["groups"] or 0) < FEW_PATIENTS]
+  if few:
+    yield (
+      f"Fewer than {FEW_PATIENTS} test patients: {', '.join(few)}. Intervals from so few tend to be too narrow, and "
+      "only large differences can be found."
+    )
+  if not report.several_seeds(study):
+    yield "One training seed: how much results would change with another seed is not known, and no interval covers it."
+  steps = {}
+  for row in study.get("training", []):
+    if "steps" in row:
+      steps.setdefault(names.method(row["method"]), []).append(row["steps"])
+  spans = [f"{name} {' to '.join(map(str, sorted({min(n), max(n)})))} steps" for name, n in steps.items()]
+  budget = f" ({', '.join(spans)})" if spans else ""
+  yield f"Verdicts hold for this model, these settings and this much training{budget}, and for patients like these."
+  if not any(row.get("baseline") for row in study["results"]):
+    yield "No baseline without a language model was evaluated: whether one would do as well is not known."
+  yield (
+    "“Enough” and “neither helps” mean that a relevant gain is excluded at 95 % for that target alone; these claims "
+    "are not adjusted for the number of targets."
+  )
+  yield (
+    "What comes with medjax as data is simulated, but for the thyroid laboratory values (docs/tasks.md); scores on "
+    "simulated text say little about real notes."
+  )
