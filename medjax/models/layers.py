@@ -25,7 +25,7 @@ class RMSNorm(nnx.Module):
   def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     x32_BTD = x_BTD.astype(jnp.float32)
     scale_BT1 = jax.lax.rsqrt(jnp.mean(x32_BTD**2, axis=-1, keepdims=True) + self.epsilon)
-    return (x32_BTD * scale_BT1).astype(x_BTD.dtype) * self.scale[...].astype(x_BTD.dtype)
+    return (x32_BTD * scale_BT1).astype(x_BTD.dtype) * self.scale[...].astype(x_BTD.dtype)[None, None]
 
 
 class MLP(nnx.Module):
