@@ -1,13 +1,18 @@
-"""Metrics of label predictions: reference values by scikit-learn, and the same from confusion counts for resampling."""
+"""Metrics of label predictions: reference values by scikit-learn, and the same from confusion counts for resampling.
+
+Those of texts are in `text_metrics`; here is what they share with labels.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn import metrics as sk
 
+from medjax.data.examples import Row
 from medjax.errors import UserError
-from medjax.tasks.task import Target
+from medjax.evaluation.text_metrics import TEXT_METRICS, score_text
+from medjax.tasks.task import Target, Task, TextTarget
 
 UNPARSEABLE = "unparseable"  # the name of every prediction that is not in the label set
 
@@ -201,6 +206,58 @@ def get_metric(name: str, target: Target) -> Metric:
     reason = "needs an ordinal target" if name in METRICS else "is unknown"
     raise UserError(f"metric {name!r} {reason}; this target has {', '.join(applicable(target))}")
   return METRICS[name]
+
+
+def higher_is_better(name: str) -> bool | None:
+  """The direction in which a metric of labels or texts improves; None where it only describes."""
+  return (METRICS[name] if name in METRICS else TEXT_METRICS[name]).higher_is_better
+
+
+def check_primary(target: Target | TextTarget) -> None:
+  """Raises UserError where the metric that is to decide does not fit the target, or has no better and worse."""
+  if not isinstance(target, TextTarget):
+    get_metric(target.primary, target)
+  elif target.primary not in TEXT_METRICS or higher_is_better(target.primary) is None:
+    known = ", ".join(name for name in TEXT_METRICS if higher_is_better(name) is not None)
+    raise UserError(f"metric {target.primary!r} cannot be the primary one of a text; choose one of {known}")
+
+
+def score_texts(task: Task, name: str, rows: Sequence[Row], texts: Sequence[str | None]) -> list[dict[str, float]]:
+  """Scores of a text target for each row: against its reference, its facts and the message that the prompt shows.
+
+  A text that could not be had (None) gets the worst of each metric: 0, and 1 where lower is better.
+
+  Args:
+    task: renders the rows.
+    name: of its TextTarget.
+    rows: with the reference text among their labels.
+    texts: one for each row.
+
+  Raises:
+    UserError: a row whose reference or facts cannot be scored against; names it.
+  """
+  worst = {metric: 1.0 if higher_is_better(metric) is False else 0.0 for metric in TEXT_METRICS}
+  scores = []
+  for row, text in zip(rows, texts, strict=True):
+    try:
+      facts = task.targets[name].facts(row.fields)
+      found = score_text(text or row.labels[name], row.labels[name], task.render(row.fields), facts)
+    except UserError as error:
+      raise UserError(f"row {row.id}: {error}") from None
+    scores.append(dict(found) if text else dict(worst))
+  return scores
+
+
+def summarize_texts(scores: Sequence[Mapping[str, float]], unparseable: int) -> dict[str, float | int]:
+  """`n`, `unparseable` and the mean of each text metric, over n texts that are scored already.
+
+  Raises:
+    UserError: no texts.
+  """
+  if not scores:
+    raise UserError("no items to evaluate; give a split that has rows")
+  means = {name: float(np.mean([score[name] for score in scores])) for name in TEXT_METRICS}
+  return {"n": len(scores), "unparseable": unparseable, **means}
 
 
 def summarize(

@@ -17,12 +17,21 @@ from medjax.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What a model says of one row: a label and the probability of every label, for each target."""
+  """What a model says of one row.
+
+  Attributes:
+    id: the row's.
+    group: the row's.
+    labels: label or text for each target; None where a generated answer does not give it.
+    probabilities: of every label of each target; None where the answer was generated.
+    text: the generated answer as it came; None where labels were scored.
+  """
 
   id: str
   group: str
-  labels: dict[str, str]
-  probabilities: dict[str, dict[str, float]]
+  labels: dict[str, str | None]
+  probabilities: dict[str, dict[str, float]] | None = None
+  text: str | None = None
 
 
 def predict_rows(

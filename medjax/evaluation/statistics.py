@@ -6,7 +6,7 @@ as confusion counts, so that a resample is a row of weights and all resamples of
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 from scipy import optimize, stats
@@ -99,12 +99,15 @@ def label_sample(
   return Sample(counts_GKP, {metric.name: measure(metric) for metric in chosen}, len(truth))
 
 
-def score_sample(scores: Mapping[str, Sequence[float]], groups: Sequence[str] | None = None) -> Sample:
+def score_sample(
+  scores: Mapping[str, Sequence[float]], groups: Sequence[str] | None = None, zero_one: Container[str] = ()
+) -> Sample:
   """Scores of items, such as those of texts, as sums and counts [G, M, 2]; a metric is sum / count, the items' mean.
 
   Args:
     scores: metric -> n finite scores; every metric the same items in the same order.
     groups: as in `label_sample`.
+    zero_one: metrics whose scores are 0 or 1.
 
   Raises:
     UserError: no items, lengths that differ, a score that is not finite, fewer than two groups.
@@ -121,14 +124,11 @@ def score_sample(scores: Mapping[str, Sequence[float]], groups: Sequence[str] | 
   sums_GM2 = np.zeros((count, len(values_MN), 2))
   np.add.at(sums_GM2, group_of, np.stack([values_MN.T, np.ones((n, len(values_MN)))], -1))
 
-  def measure(place: int) -> Measure:
-    return Measure(
-      float(values_MN[place].mean()),
-      lambda sums: sums[..., place, 0] / sums[..., place, 1],
-      bool(np.isin(values_MN[place], (0, 1)).all()),
-    )
+  def measure(place: int, name: str) -> Measure:
+    mean = float(values_MN[place].mean())
+    return Measure(mean, lambda sums: sums[..., place, 0] / sums[..., place, 1], name in zero_one)
 
-  return Sample(sums_GM2, {name: measure(place) for place, name in enumerate(scores)}, n)
+  return Sample(sums_GM2, {name: measure(place, name) for place, name in enumerate(scores)}, n)
 
 
 def intervals(sample: Sample, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> dict[str, Interval]:
@@ -187,7 +187,7 @@ def difference(
     resamples,
     level,
   )
-  if a.measures[metric].zero_one and b.measures[metric].zero_one and count == a.n:
+  if a.measures[metric].zero_one and count == a.n:
     method, p = "mcnemar", mcnemar(of(a.statistics), of(b.statistics))
   else:
     method, p = "exchange", _exchange_p(a.statistics, b.statistics, difference_R, seed, resamples)

@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from medjax.errors import RunError, UserError
 from medjax.evaluation import metrics, statistics
-from medjax.tasks.task import Target
+from medjax.evaluation.text_metrics import TEXT_METRICS
+from medjax.tasks.task import Target, TextTarget
 
 MARGIN = 0.05  # smallest relevant difference of the primary metric
 ALPHA = 0.05
 
-Answers = Mapping[str, Sequence[str]]  # ids, groups, references, predictions: four lists of one length
+# ids, groups, references and predictions, lists of one length; with a text target also scores, a mapping for each item
+Answers = Mapping[str, Sequence]
 Key = tuple[str, str, str, int]  # task, target, method, seed
 
 
 def compare(
   answers: Mapping[Key, Answers],
-  targets: Mapping[tuple[str, str], Target],
+  targets: Mapping[tuple[str, str], Target | TextTarget],
   methods: Sequence[str],
   split: str = "test",
   seed: int = 0,
   resamples: int = 2000,
   margin: float = MARGIN,
+  baselines: Mapping[Key, Answers] | None = None,
 ) -> tuple[list[dict], list[dict], list[dict]]:
   """Evaluates every method and compares each pair of methods on the primary metric of each target.
 
@@ -30,13 +33,15 @@ def compare(
   the unit of resampling. Holm's adjustment covers all comparisons of the study. Items may be in any order.
 
   Args:
-    answers: (task, target, method, seed) -> `ids`, `groups` (patients), `references`, `predictions`.
-    targets: (task, target) -> Target, in the order to report.
+    answers: (task, target, method, seed) -> `ids`, `groups` (patients), `references`, `predictions`, and for texts
+      `scores` (metric -> score, for each item).
+    targets: (task, target) -> Target or TextTarget, in the order to report.
     methods: in the order to report; a comparison's `a` comes before its `b`.
     split: name of the split the answers are on.
     seed: of the resampling.
     resamples: bootstrap resamples, and exchanges of a test.
     margin: smallest relevant difference of the primary metric, in its own unit.
+    baselines: as `answers`, of methods that are described beside the others and not compared with them.
 
   Returns:
     results, comparisons and recommendations: lists of rows of `study.json`.
@@ -48,28 +53,26 @@ def compare(
   if margin <= 0:
     raise UserError(f"the smallest relevant difference is {margin:g}; give one above 0")
   results, comparisons = [], []
+  beside = baselines or {}
   for (task, name), target in targets.items():
-    by_method = {method: _by_seed(answers, task, name, method) for method in methods}
+    metrics.check_primary(target)
+    by_method = {method: _by_seed(answers, task, name, method, target) for method in methods}
     _check_same_items(by_method, f"{task} / {name}")
+    described = dict(by_method)
+    for method in dict.fromkeys(key[2] for key in beside if key[:2] == (task, name)):
+      described[method] = _by_seed(beside, task, name, method, target)
+      same_seeds = {seed: by_method[methods[0]][seed] for seed in described[method]}
+      _check_same_items({methods[0]: same_seeds, method: described[method]}, f"{task} / {name}")
     where = {"task": task, "target": name}
-    for method, runs in by_method.items():
+    for method, runs in described.items():
       for run_seed, run in runs.items():
         results += [
-          {**where, "method": method, "seed": run_seed, "split": split, **row}
+          {**where, "method": method, "seed": run_seed, "split": split, "baseline": method not in by_method, **row}
           for row in _results(run, target, seed, resamples)
         ]
-    pooled = {method: _pool(runs) for method, runs in by_method.items()}
+    pooled = {method: _sample(_pool(runs), target, [target.primary]) for method, runs in by_method.items()}
     for a, b in itertools.combinations(methods, 2):
-      found = statistics.paired_difference(
-        pooled[a]["references"],
-        pooled[a]["predictions"],
-        pooled[b]["predictions"],
-        target.primary,
-        target,
-        pooled[a]["groups"],
-        seed,
-        resamples,
-      )
+      found = statistics.difference(pooled[a], pooled[b], target.primary, seed, resamples)
       comparisons.append(
         {
           **where,
@@ -90,13 +93,13 @@ def compare(
   recommendations = []
   for (task, name), target in targets.items():
     rows = [row for row in comparisons if (row["task"], row["target"]) == (task, name)]
-    verdict, why = recommend(rows, metrics.METRICS[target.primary].higher_is_better, margin)
+    verdict, why = recommend(rows, metrics.higher_is_better(target.primary), margin)
     recommendations.append({"task": task, "target": name, "verdict": verdict, "why": why})
   return results, comparisons, recommendations
 
 
-def confusions(answers: Mapping[Key, Answers], targets: Mapping[tuple[str, str], Target]) -> list[dict]:
-  """Confusion matrices for `study["confusion"]`: task, target, method, seed, labels, predicted, matrix."""
+def confusions(answers: Mapping[Key, Answers], targets: Mapping[tuple[str, str], Target | TextTarget]) -> list[dict]:
+  """Confusion matrices of label targets: task, target, method, seed, labels, predicted, matrix."""
   return [
     {
       "task": task,
@@ -106,6 +109,7 @@ def confusions(answers: Mapping[Key, Answers], targets: Mapping[tuple[str, str],
       **metrics.summarize(run["references"], run["predictions"], targets[task, name])["confusion"],
     }
     for (task, name, method, seed), run in answers.items()
+    if not isinstance(targets[task, name], TextTarget)
   ]
 
 
@@ -157,16 +161,20 @@ def p_text(p: float) -> str:
   return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _by_seed(answers, task, target, method) -> dict[int, Answers]:
+def _fields(target: Target | TextTarget) -> tuple[str, ...]:
+  return ("ids", "groups", "references", "predictions", *(("scores",) if isinstance(target, TextTarget) else ()))
+
+
+def _by_seed(answers, task, name, method, target) -> dict[int, Answers]:
   """Seed -> answers in the order of their ids, seeds ascending."""
-  runs = {key[3]: run for key, run in answers.items() if key[:3] == (task, target, method)}
+  runs = {key[3]: run for key, run in answers.items() if key[:3] == (task, name, method)}
   if not runs:
-    raise RunError(f"{task} / {target}: no predictions of {method}; run the study again to finish it")
-  return {seed: _sorted(runs[seed], f"{task} / {target}, {method}, seed {seed}") for seed in sorted(runs)}
+    raise RunError(f"{task} / {name}: no predictions of {method}; run the study again to finish it")
+  what = f"{task} / {name}, {method}, seed"
+  return {seed: _sorted(runs[seed], _fields(target), f"{what} {seed}") for seed in sorted(runs)}
 
 
-def _sorted(run: Answers, what: str) -> dict[str, list]:
-  fields = ("ids", "groups", "references", "predictions")
+def _sorted(run: Answers, fields: Sequence[str], what: str) -> dict[str, list]:
   if len({len(run[field]) for field in fields}) > 1:
     sizes = ", ".join(f"{len(run[field])} {field}" for field in fields)
     raise RunError(f"{what}: {sizes}; evaluate it again")
@@ -191,10 +199,17 @@ def _check_same_items(by_method: dict[str, dict[int, dict]], what: str) -> None:
           )
 
 
+def _sample(run: Mapping[str, list], target: Target | TextTarget, names: Sequence[str]) -> statistics.Sample:
+  """What metrics are read off: confusion counts of labels, sums of the scores of texts."""
+  if isinstance(target, TextTarget):
+    zero_one = {name for name in names if TEXT_METRICS[name].per_item}
+    scores = {name: [score[name] for score in run["scores"]] for name in names}
+    return statistics.score_sample(scores, run["groups"], zero_one)
+  return statistics.label_sample(run["references"], run["predictions"], names, target, run["groups"])
+
+
 def _results(run, target, seed, resamples) -> list[dict]:
-  intervals = statistics.bootstrap_intervals(
-    run["references"], run["predictions"], metrics.applicable(target), target, run["groups"], seed, resamples
-  )
+  names = list(TEXT_METRICS) if isinstance(target, TextTarget) else metrics.applicable(target)
   return [
     {
       "metric": name,
@@ -205,12 +220,12 @@ def _results(run, target, seed, resamples) -> list[dict]:
       "n": found.n,
       "groups": found.groups,
     }
-    for name, found in intervals.items()
+    for name, found in statistics.intervals(_sample(run, target, names), seed, resamples).items()
   ]
 
 
 def _pool(runs: dict[int, dict]) -> dict[str, list]:
-  fields = ("groups", "references", "predictions")
+  fields = next(iter(runs.values()))
   return {field: [value for run in runs.values() for value in run[field]] for field in fields}
 
 

@@ -1,8 +1,9 @@
-"""What needs no language model: the commonest label, words without their order, and values without their names.
+"""What needs no language model: the commonest label, words without their order, first sentences, and bare values.
 
-`python -m medjax.tasks.baselines` prints one line for each task, method, train size and target on the test split.
+`python -m medjax.tasks.baselines` prints them for every task with rows of its own, on the test split.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,29 +16,30 @@ from sklearn.tree import DecisionTreeClassifier
 
 from medjax.data.examples import Row
 from medjax.tasks import numeric_classification, triage
-from medjax.tasks.task import Task
+from medjax.tasks.task import Target, Task, TextTarget, registered
 
-Predictions = dict[str, list[str]]  # target -> one label a test row
-
-
-def _labels(rows: Sequence[Row], target: str) -> list[str]:
-  return [row.labels[target] for row in rows]
+Predictions = dict[str, list[str]]  # target -> one label or text a test row
 
 
 def majority(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task) -> Predictions:
-  """The commonest training label for every test row (the first of them in the label set where several are)."""
+  """The commonest training label for every test row: among the row's own options where it has some.
+
+  Where several labels are equally common it is the first of them in the label set.
+  """
   out = {}
-  for name, target in task.targets.items():
+  for name, target in _label_targets(task).items():
     counts = Counter(_labels(train_rows, name))
-    out[name] = [max(target.labels, key=lambda label: counts[label])] * len(test_rows)
+    out[name] = [max(_allowed(row, target), key=lambda label: counts[label]) for row in test_rows]
   return out
 
 
 def bag_of_words(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task) -> Predictions:
-  """TF-IDF of single words and pairs of neighbours, and logistic regression, one for each target.
+  """TF-IDF of single words and pairs of neighbours, and logistic regression, one for each label target.
+
+  Where a row has options (`fields["options"]`) the most probable of them is chosen.
 
   Args:
-    train_rows: labelled rows to fit.
+    train_rows: labelled rows to fit; where they have one label only, it is the answer.
     test_rows: rows to predict.
     task: renders the rows.
 
@@ -46,13 +48,63 @@ def bag_of_words(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task
   """
   train, test = ([task.render(row.fields) for row in rows] for rows in (train_rows, test_rows))
   out = {}
-  for name in task.targets:
+  for name, target in _label_targets(task).items():
+    labels = _labels(train_rows, name)
+    if len(set(labels)) == 1:
+      out[name] = [max(_allowed(row, target), key=lambda label: label == labels[0]) for row in test_rows]
+      continue
     model = make_pipeline(
       TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
       LogisticRegression(C=30.0, class_weight="balanced", max_iter=1000),
     )
-    out[name] = [str(label) for label in model.fit(train, _labels(train_rows, name)).predict(test)]
+    probabilities = model.fit(train, labels).predict_proba(test)
+    out[name] = []
+    for row, row_probabilities in zip(test_rows, probabilities, strict=True):
+      of_label = dict(zip(model.classes_, row_probabilities, strict=True))
+      out[name].append(max(_allowed(row, target), key=lambda label: of_label.get(label, 0.0)))
   return out
+
+
+def lead(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task) -> Predictions:
+  """The first sentences of the message, for each text target.
+
+  As many whole sentences as fit in the mean number of words of the training references, at least one.
+  """
+  out = {}
+  for name, target in task.targets.items():
+    if isinstance(target, TextTarget):
+      words = float(np.mean([len(row.labels[name].split()) for row in train_rows]))
+      out[name] = [_first_sentences(task.render(row.fields), words) for row in test_rows]
+  return out
+
+
+BASELINES = {"majority": majority, "bag_of_words": bag_of_words, "lead": lead}  # those that any task may have
+
+
+def _first_sentences(text: str, words: float) -> str:
+  sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
+  kept, length = sentences[:1], len(sentences[0].split())
+  for sentence in sentences[1:]:
+    length += len(sentence.split())
+    if length > words:
+      break
+    kept.append(sentence)
+  return " ".join(kept)
+
+
+def _label_targets(task: Task) -> dict[str, Target]:
+  return {name: target for name, target in task.targets.items() if not isinstance(target, TextTarget)}
+
+
+def _allowed(row: Row, target: Target) -> Sequence[str]:
+  """The labels that a row may have, in the target's order: its options (a list, or `a; b; c`), else all."""
+  options = row.fields.get("options") or ()
+  options = {str(o).strip().casefold() for o in (options.split(";") if isinstance(options, str) else options)}
+  return [label for label in target.labels if label.casefold() in options] or target.labels
+
+
+def _labels(rows: Sequence[Row], target: str) -> list[str]:
+  return [row.labels[target] for row in rows]
 
 
 def _thyroid_values(rows: Sequence[Row]) -> np.ndarray:
@@ -72,7 +124,7 @@ def decision_tree(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Tas
 
 
 def scores(predictions: Predictions, test_rows: Sequence[Row]) -> Mapping[str, tuple[float, float]]:
-  """Accuracy and macro-F1 by target; under `all`, the share of rows with every target right (twice)."""
+  """Accuracy and macro-F1 by label target; under `all`, the share of rows with every target right (twice)."""
   out, right = {}, np.ones(len(test_rows), bool)
   for name, guess in predictions.items():
     truth = _labels(test_rows, name)
@@ -83,26 +135,36 @@ def scores(predictions: Predictions, test_rows: Sequence[Row]) -> Mapping[str, t
   return out
 
 
+# Where a task has more to say than its own rows tell: train sizes, and the simulator's further train rows.
+_SIZES = {"triage": (250, 1000, 2000), "numeric_classification": (249, 300)}
+_MORE_ROWS = {"triage": lambda: triage.rows("train", max(_SIZES["triage"]))}
+_MORE_METHODS = {"numeric_classification": (decision_tree,)}
+
+
 def main() -> None:
-  """Prints the table of docs/tasks.md."""
-  thyroid = numeric_classification.load()
-  plan = [
-    (triage.TRIAGE, triage.rows("train", 2000), triage.rows("test"), (250, 1000, 2000), (majority, bag_of_words)),
-    (
-      numeric_classification.NUMERIC_CLASSIFICATION,
-      thyroid["train"],
-      thyroid["test"],
-      (249, 300),
-      (majority, bag_of_words, decision_tree),
-    ),
-  ]
-  print(f"{'task':24}{'method':16}{'train':>6}{'test':>6}  {'target':10}{'accuracy':>9}{'macro_f1':>9}")
-  for task, train, test, sizes, methods in plan:
-    for method in methods:
-      for size in sizes:
-        for target, (accuracy, f1) in scores(method(train[:size], test, task), test).items():
-          last = f"{f1:9.3f}" if target != "all" else ""
-          print(f"{task.name:24}{method.__name__:16}{size:6}{len(test):6}  {target:10}{accuracy:9.3f}{last}")
+  """Prints the numbers of docs/tasks.md."""
+  from medjax.evaluation.metrics import score_texts, summarize_texts  # a room above this one, for the scores of texts
+
+  print(f"{'task':24}{'method':14}{'train':>6}{'test':>6}  {'target':12}metrics")
+  for task in registered():
+    if task.load is None:
+      continue
+    splits = task.load()
+    train, test = _MORE_ROWS.get(task.name, lambda: splits["train"])(), splits["test"]  # noqa: B023
+    for method in (*BASELINES.values(), *_MORE_METHODS.get(task.name, ())):
+      for size in _SIZES.get(task.name, sorted({min(250, len(train)), len(train)})):
+        predictions = method(train[:size], test, task)
+        texts = {name for name in predictions if isinstance(task.targets[name], TextTarget)}
+        found = {
+          name: {"accuracy": accuracy, "macro_f1": f1} if name != "all" else {"accuracy": accuracy}
+          for name, (accuracy, f1) in scores({n: p for n, p in predictions.items() if n not in texts}, test).items()
+        }
+        for name in sorted(texts):
+          summary = summarize_texts(score_texts(task, name, test, predictions[name]), 0)
+          found[name] = {key: value for key, value in summary.items() if key not in ("n", "unparseable")}
+        for name, values in found.items():
+          shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+          print(f"{task.name:24}{method.__name__:14}{size:6}{len(test):6}  {name:12}{shown}")
 
 
 if __name__ == "__main__":
