@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from medjax.arrays import Array
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
-from medjax.models.layers import apply_rope, normal
+from medjax.models.layers import apply_rope, normal, project
 from medjax.models.sharding import constrain
 
 IMPLEMENTATIONS = ("auto", "xla")
@@ -92,10 +92,9 @@ class Attention(nnx.Module):
 
   def __call__(self, x_BTD: Float[Array, "B T D"], tables, visible_BTC: Bool[Array, "B T C"], store):
     """Attends; `store(k_BTKE, v_BTKE)` gives the keys and values to look at, and what to carry on."""
-    dtype = x_BTD.dtype
-    q_BTHE = constrain(jnp.einsum("BTD,DHE->BTHE", x_BTD, self.q[...].astype(dtype)), "BTHE")
-    k_BTKE = constrain(jnp.einsum("BTD,DKE->BTKE", x_BTD, self.k[...].astype(dtype)), "BTKE")
-    v_BTKE = constrain(jnp.einsum("BTD,DKE->BTKE", x_BTD, self.v[...].astype(dtype)), "BTKE")
+    q_BTHE = constrain(project(x_BTD, self.q[...]), "BTHE")
+    k_BTKE = constrain(project(x_BTD, self.k[...]), "BTKE")
+    v_BTKE = constrain(project(x_BTD, self.v[...]), "BTKE")
     k_BCKE, v_BCKE, carry = store(apply_rope(k_BTKE, tables), v_BTKE)
     out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BCKE, v_BCKE, visible_BTC), "BTHE")
-    return jnp.einsum("BTHE,HED->BTD", out_BTHE, self.o[...].astype(dtype)), carry
+    return project(out_BTHE, self.o[...]), carry

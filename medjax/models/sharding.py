@@ -38,6 +38,12 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, P(*(_ACTIVATION_AXES.get(letter) for letter in letters)))
 
 
+def tokens_are_split() -> bool:
+  """Whether the mesh in use splits the tokens of a row over devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.shape["sequence"] > 1
+
+
 def parameter_specs(params: Any) -> Any:
   """The PartitionSpec of each parameter of a decoder, in a tree of the same structure."""
   return jax.tree_util.tree_map_with_path(lambda path, _: _PARAMETER_SPECS[tuple(key.key for key in path)], params)

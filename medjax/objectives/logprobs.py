@@ -40,7 +40,10 @@ def token_logps(
   """
   hidden_BSD = jnp.take_along_axis(hidden_BTD, source_index_BS[..., None], axis=1)
   chunks = -(-head_VD.shape[0] // chunk)
-  return _target_logps(hidden_BSD, head_VD.astype(hidden_BTD.dtype), target_token_BS, chunks)
+  # Rows and slots as one axis: the gradient of the head then sums over one axis, which no backend needs a copy for.
+  hidden_PD = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
+  logps_P = _target_logps(hidden_PD, head_VD.astype(hidden_BTD.dtype), target_token_BS.reshape(-1), chunks)
+  return logps_P.reshape(target_token_BS.shape)
 
 
 def sequence_logps(logps_BS: Float[Array, "B S"], batch: Batch) -> Float[Array, "B N"]:
@@ -66,58 +69,58 @@ def _chunked(head_VD, chunks: int):
   return padded.reshape(width, chunks, D).swapaxes(0, 1)
 
 
-def _logits(hidden_BSD, head_WD, chunk_index, chunks: int, V: int):
+def _logits(hidden_PD, head_WD, chunk_index, chunks: int, V: int):
   """float32 logits of one chunk; -1e30 where the last entries are padding."""
-  logits_BSW = jnp.einsum("BSD,WD->BSW", hidden_BSD, head_WD, preferred_element_type=jnp.float32)
+  logits_PW = jnp.einsum("PD,WD->PW", hidden_PD, head_WD, preferred_element_type=jnp.float32)
   token_W = jnp.arange(head_WD.shape[0]) * chunks + chunk_index
-  return jnp.where(token_W[None, None, :] < V, logits_BSW, -1e30)
+  return jnp.where(token_W[None, :] < V, logits_PW, -1e30)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _target_logps(hidden_BSD, head_VD, target_BS, chunks):
-  return _forward(hidden_BSD, head_VD, target_BS, chunks)[0]
+def _target_logps(hidden_PD, head_VD, target_P, chunks):
+  return _forward(hidden_PD, head_VD, target_P, chunks)[0]
 
 
-def _forward(hidden_BSD, head_VD, target_BS, chunks):
+def _forward(hidden_PD, head_VD, target_P, chunks):
   V = head_VD.shape[0]
 
   def step(carry, chunk):
-    top_BS, total_BS, target_logit_BS = carry
+    top_P, total_P, target_logit_P = carry
     index, head_WD = chunk
-    logits_BSW = _logits(hidden_BSD, head_WD, index, chunks, V)
-    new_top_BS = jnp.maximum(top_BS, logits_BSW.max(axis=-1))
-    total_BS = total_BS * jnp.exp(top_BS - new_top_BS) + jnp.exp(logits_BSW - new_top_BS[..., None]).sum(axis=-1)
-    here_BS = jnp.take_along_axis(logits_BSW, (target_BS // chunks)[..., None], axis=-1)[..., 0]
-    target_logit_BS = jnp.where(target_BS % chunks == index, here_BS, target_logit_BS)
-    return (new_top_BS, total_BS, target_logit_BS), None
+    logits_PW = _logits(hidden_PD, head_WD, index, chunks, V)
+    new_top_P = jnp.maximum(top_P, logits_PW.max(axis=-1))
+    total_P = total_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_PW - new_top_P[..., None]).sum(axis=-1)
+    here_P = jnp.take_along_axis(logits_PW, (target_P // chunks)[..., None], axis=-1)[..., 0]
+    target_logit_P = jnp.where(target_P % chunks == index, here_P, target_logit_P)
+    return (new_top_P, total_P, target_logit_P), None
 
-  start = (jnp.full(target_BS.shape, -jnp.inf), jnp.zeros(target_BS.shape), jnp.zeros(target_BS.shape))
-  (top_BS, total_BS, target_logit_BS), _ = jax.lax.scan(step, start, (jnp.arange(chunks), _chunked(head_VD, chunks)))
-  logsumexp_BS = top_BS + jnp.log(total_BS)
-  return target_logit_BS - logsumexp_BS, (hidden_BSD, head_VD, target_BS, logsumexp_BS)
+  start = (jnp.full(target_P.shape, -jnp.inf), jnp.zeros(target_P.shape), jnp.zeros(target_P.shape))
+  (top_P, total_P, target_logit_P), _ = jax.lax.scan(step, start, (jnp.arange(chunks), _chunked(head_VD, chunks)))
+  logsumexp_P = top_P + jnp.log(total_P)
+  return target_logit_P - logsumexp_P, (hidden_PD, head_VD, target_P, logsumexp_P)
 
 
-def _backward(chunks, residuals, gradient_BS):
+def _backward(chunks, residuals, gradient_P):
   """Gradient: d logp / d logit = [target] - softmax; projected back through the head, a chunk at a time."""
-  hidden_BSD, head_VD, target_BS, logsumexp_BS = residuals
+  hidden_PD, head_VD, target_P, logsumexp_P = residuals
   V, D = head_VD.shape
-  dtype = hidden_BSD.dtype
+  dtype = hidden_PD.dtype
 
-  def step(hidden_gradient_BSD, chunk):
+  def step(hidden_gradient_PD, chunk):
     index, head_WD = chunk
-    probability_BSW = jnp.exp(_logits(hidden_BSD, head_WD, index, chunks, V) - logsumexp_BS[..., None])
-    slot_BS = jnp.where(target_BS % chunks == index, target_BS // chunks, -1)
-    target_BSW = slot_BS[..., None] == jnp.arange(head_WD.shape[0])[None, None, :]
-    logit_gradient_BSW = (gradient_BS[..., None] * (target_BSW - probability_BSW)).astype(dtype)
-    hidden_gradient_BSD += jnp.einsum("BSW,WD->BSD", logit_gradient_BSW, head_WD, preferred_element_type=jnp.float32)
-    head_gradient_WD = jnp.einsum("BSW,BSD->WD", logit_gradient_BSW, hidden_BSD, preferred_element_type=jnp.float32)
-    return hidden_gradient_BSD, head_gradient_WD.astype(head_VD.dtype)
+    probability_PW = jnp.exp(_logits(hidden_PD, head_WD, index, chunks, V) - logsumexp_P[..., None])
+    slot_P = jnp.where(target_P % chunks == index, target_P // chunks, -1)
+    target_PW = slot_P[..., None] == jnp.arange(head_WD.shape[0])[None, :]
+    logit_gradient_PW = (gradient_P[..., None] * (target_PW - probability_PW)).astype(dtype)
+    hidden_gradient_PD += jnp.einsum("PW,WD->PD", logit_gradient_PW, head_WD, preferred_element_type=jnp.float32)
+    head_gradient_WD = jnp.einsum("PW,PD->WD", logit_gradient_PW, hidden_PD, preferred_element_type=jnp.float32)
+    return hidden_gradient_PD, head_gradient_WD.astype(head_VD.dtype)
 
-  hidden_gradient_BSD, head_gradient_CWD = jax.lax.scan(
-    step, jnp.zeros(hidden_BSD.shape, jnp.float32), (jnp.arange(chunks), _chunked(head_VD, chunks))
+  hidden_gradient_PD, head_gradient_CWD = jax.lax.scan(
+    step, jnp.zeros(hidden_PD.shape, jnp.float32), (jnp.arange(chunks), _chunked(head_VD, chunks))
   )
   head_gradient_VD = head_gradient_CWD.swapaxes(0, 1).reshape(-1, D)[:V]
-  return hidden_gradient_BSD.astype(dtype), head_gradient_VD, None
+  return hidden_gradient_PD.astype(dtype), head_gradient_VD, None
 
 
 _target_logps.defvjp(_forward, _backward)
