@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WIDTH = 10.0  # inches; 960 pixels of a page
+LABELS = 1.45  # inches left of the axes, for the labels of rows
+COLUMNS = (2.1, 1.0)  # inches of each text column right of the axes
 POINTS = 300  # most points of a curve
 
 # Placeholders in the drawing, each replaced by the CSS variable of its name, so that a figure follows the page's theme.
@@ -20,6 +22,7 @@ _COLORS = {
   for index, name in enumerate(("ink", "muted", "line", "band", "paper", "base", "sft", "dpo", "baseline"), start=16)
 }
 _MARKERS = {"base": "o", "sft": "s", "dpo": "D"}
+_RULE = {"color": _COLORS["line"], "linewidth": 0.8}
 _STYLE = {
   "svg.fonttype": "none",
   "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
@@ -32,7 +35,6 @@ _STYLE = {
   "axes.titleweight": "bold",
   "axes.titlelocation": "left",
   "axes.titlecolor": _COLORS["ink"],
-  "axes.unicode_minus": True,
   "axes.linewidth": 0.8,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -54,20 +56,21 @@ class Row:
   value: float
   low: float
   high: float
-  columns: tuple[str, ...]
+  columns: tuple[str, ...] = ()
   color: str = "ink"
   filled: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """Curves by optimizer step: `lines` and `points` are (steps, values) pairs of one method."""
+  """Curves of one method by optimizer step, as (steps, values) pairs; `reference` is a dashed line across."""
 
   title: str
   color: str
   lines: tuple[tuple[Sequence[int], Sequence[float]], ...]
   points: tuple[tuple[Sequence[int], Sequence[float]], ...] = ()
   reference: float | None = None
+  limits: tuple[float, float] | None = None
 
 
 def color_of(method: str) -> str:
@@ -79,30 +82,34 @@ def intervals(
   name: str,
   alt: str,
   groups: Sequence[tuple[str, Sequence[Row]]],
-  headers: Sequence[str],
   xlabel: str,
+  headers: Sequence[str] = (),
   limits: tuple[float, float] | None = None,
   margin: float | None = None,
+  mark: float | None = None,
 ) -> str:
-  """Points with intervals, one under the other in titled groups: a dot plot, or with `margin` a forest plot.
+  """Points with intervals, one under the other in titled groups.
 
   Args:
     name: prefix of the ids in the SVG, unique on its page.
     alt: what a screen reader says.
     groups: (title, rows) from top to bottom.
-    headers: of the text columns at the right.
     xlabel: of the axis.
+    headers: of the text columns at the right; without them the figure takes half the page's width.
     limits: of the axis; None: what the intervals need.
-    margin: draws the line at 0 and the band of differences smaller than this.
+    margin: of a forest plot: draws the line at 0 and the band of differences smaller than this.
+    mark: draws a dashed line here.
 
   Returns:
     An `<svg>` element.
   """
+  width = WIDTH if headers else WIDTH / 2 - 0.15
   lines = sum(len(rows) + 1.35 for _, rows in groups)
+  height = 0.245 * lines + (0.85 if headers else 0.55)
+  room = width - LABELS - sum(COLUMNS[: len(headers)]) - (0.0 if headers else 0.1)
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-    height = 0.245 * lines + 0.85
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.2, 0.53 / height, 0.47, 0.245 * lines / height))
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((LABELS / width, 0.53 / height, room / width, 0.245 * lines / height))
     axes.set_ylim(lines - 0.35, -0.35)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -112,17 +119,27 @@ def intervals(
     if margin is not None:
       axes.axvspan(-margin, margin, color=_COLORS["band"], linewidth=0, zorder=0)
       axes.axvline(0, color=_COLORS["muted"], linewidth=1.1, zorder=1)
-    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in rows
-    for x, header in zip(_columns(headers), headers, strict=True):
-      axes.text(x, -0.75, header, transform=beside, color=_COLORS["muted"], va="center", ha="left")
+    if mark is not None:
+      axes.axvline(mark, color=_COLORS["baseline"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+
+    def write(inches: float, y: float, text: str, **style) -> None:
+      """Text that begins so many inches right of the axes' left end."""
+      axes.text(inches / room, y, text, transform=axes.get_yaxis_transform(), va="center", ha="left", **style)
+
+    columns = [room + 0.2 + sum(COLUMNS[:index]) for index in range(len(headers))]
+    for inches, header in zip(columns, headers, strict=True):
+      write(inches, -0.75, header, color=_COLORS["muted"])
     y = 0.0
     for index, (title, rows) in enumerate(groups):
       if index:
-        axes.plot([-0.425, 1.7], [y - 0.35] * 2, transform=beside, clip_on=False, color=_COLORS["line"], linewidth=0.8)
-      axes.text(-0.425, y + 0.2, title, transform=beside, weight="bold", va="center")
+        axes.axhline(y - 0.35, -LABELS / room, (width - LABELS) / room, clip_on=False, **_RULE)
+      write(-LABELS, y + 0.2, title, weight="bold")
       for row in rows:
         y += 1
-        _row(axes, beside, y + 0.15, row, headers)
+        write(0.1 - LABELS, y + 0.15, row.label)
+        for inches, text in zip(columns, row.columns, strict=True):
+          write(inches, y + 0.15, text)
+        _point(axes, y + 0.15, row)
       y += 1.35
     axes.set_xlim(*(limits or _limits([row for _, rows in groups for row in rows], margin)))
     return _svg(figure, name, alt)
@@ -140,8 +157,8 @@ def curves(name: str, alt: str, panels: Sequence[Panel]) -> str:
       axes = figure.add_axes((index * width + 0.045, 0.2, width - 0.065, 0.65))
       axes.set_title(panel.title, pad=7)
       axes.set_xlabel("step", labelpad=2)
-      axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-      axes.yaxis.set_major_locator(MaxNLocator(4))
+      axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+      axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
       axes.tick_params(length=0)
       if panel.reference is not None:
         axes.axhline(panel.reference, color=_COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -151,6 +168,8 @@ def curves(name: str, alt: str, panels: Sequence[Panel]) -> str:
       for steps, values in panel.points:
         axes.plot(steps, values, "o", color=color, markerfacecolor=_COLORS["paper"], markersize=5, markeredgewidth=1.4)
       axes.margins(x=0.03, y=0.08)
+      if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
     return _svg(figure, name, alt)
 
 
@@ -160,21 +179,13 @@ def thin(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.
   return tuple(np.array([part.mean() for part in np.array_split(np.asarray(x, float), parts)]) for x in (steps, values))
 
 
-def _row(axes, beside, y: float, row: Row, headers: Sequence[str]) -> None:
+def _point(axes, y: float, row: Row) -> None:
   color = _COLORS[row.color]
-  axes.text(-0.405, y, row.label, transform=beside, va="center")
   axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.7, solid_capstyle="butt")
   face = color if row.filled else _COLORS["paper"]
   marker = _MARKERS.get(row.color, "s" if row.color == "ink" else "^")
   size = 5.2 if marker == "D" else 6
   axes.plot([row.value], [y], marker, color=color, markerfacecolor=face, markersize=size, markeredgewidth=1.4)
-  for x, text in zip(_columns(headers), row.columns, strict=True):
-    axes.text(x, y, text, transform=beside, va="center", ha="left")
-
-
-def _columns(headers: Sequence[str]) -> list[float]:
-  """Where the text columns begin, in widths of the axes."""
-  return [1.04, 1.5][: len(headers)]
 
 
 def _limits(rows: Sequence[Row], margin: float | None) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ import jinja2
 
 from medjax import files
 from medjax.errors import UserError
-from medjax.study import figures, methods_text, names, report
-from medjax.study.compare import ALPHA, p_text
+from medjax.study import methods_text, names, report, report_figures
+from medjax.study.compare import p_text
 
 VERDICTS = {  # id -> mark, plain words
   "sft_is_enough": ("✓", "SFT improves on the base model, and a further gain from DPO that would matter is ruled out."),
@@ -29,8 +30,8 @@ _BASELINES = {
 }
 _SETTINGS = {  # columns of the table of training runs, from the configs
   "learning rate": ("optimizer", "learning_rate"),
-  "warm-up steps": ("optimizer", "warmup_steps"),
-  "batch": ("train", "batch_size"),
+  "warm-up": ("optimizer", "warmup_steps"),
+  "batch size": ("train", "batch_size"),
   "beta": ("preference", "beta"),
 }
 
@@ -101,9 +102,9 @@ def write_html(
     targets=targets,
     runs=_runs(study),
     baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
-    dots=_dots(targets),
-    forests=_forests(targets, study.get("protocol", {}).get("margin")),
-    curve_figures=list(_curves(curves)),
+    dots=report_figures.dots(targets),
+    forests=report_figures.forests(targets, study.get("protocol", {}).get("margin")),
+    curve_figures=list(report_figures.curves(curves)),
     confusions=_confusions(study),
     training=_training(study, curves),
     limits=list(_limits(study, targets)),
@@ -140,6 +141,8 @@ def _targets(study) -> list[dict[str, Any]]:
     target["primary"] = sorted(values[metric].items(), key=lambda item: bool(item[1].get("baseline")))
     target["best"] = (min if target["lower"] else max)(row["value"] for row in values[metric].values())
     target["n"], target["groups"] = (target["primary"][0][1].get(key) for key in ("n", "groups"))
+    baselines = [row["value"] for row in values[metric].values() if row.get("baseline")]
+    target["baseline"] = (min if target["lower"] else max)(baselines, default=None)
     target["caution"] = _caution(target)
     for row in target["recommendations"]:
       row_mark, row_plain = VERDICTS[row["verdict"]]
@@ -150,7 +153,7 @@ def _targets(study) -> list[dict[str, Any]]:
 
 
 def _spoken(why: str) -> str:
-  return why.replace("->", "→")
+  return re.sub(r"-(?=\d)", "−", why.replace("->", "→"))
 
 
 def _caution(target) -> str:
@@ -173,101 +176,12 @@ def _caution(target) -> str:
 
 def _summary(recommendations) -> str:
   """All verdicts in one sentence."""
+  if len(recommendations) < 2:
+    return "".join(f"{names.target(row).capitalize()}: {report.VERDICTS[row['verdict']]}." for row in recommendations)
   counts = {verdict: sum(row["verdict"] == verdict for row in recommendations) for verdict in VERDICTS}
-  parts = [f"{report.VERDICTS[verdict]} for {count}" for verdict, count in counts.items() if count]
-  total = len(recommendations)
-  if total == 1:
-    return f"{names.target(recommendations[0]).capitalize()}: {report.VERDICTS[recommendations[0]['verdict']]}."
-  return f"Of {total} targets: {', '.join(parts)}." if total else "The study has no verdict."
-
-
-def _dots(targets) -> list[str]:
-  """Methods with intervals: a figure for metrics between 0 and 1, and one for each other metric."""
-  out = []
-  for index, (bounded, group) in enumerate(_by_scale(targets)):
-    rows = []
-    for target in group:
-      points = [
-        figures.Row(
-          name,
-          *(row["value"], row["low"], row["high"]),
-          (f"{names.number(row['value'])} {names.interval(row)}",),
-          figures.color_of(row["method"]),
-          not row.get("baseline"),
-        )
-        for name, row in target["primary"]
-      ]
-      rows.append((f"{target['title']} · {names.metric(target['metric'])}", points))
-    alt = (
-      f"Dot plot of the primary metric of each method with 95 % intervals, {len(group)} targets. Values: table above."
-    )
-    xlabel = "primary metric" if bounded else names.metric(group[0]["metric"])
-    limits = (0.0, 1.0) if bounded else None
-    out.append(figures.intervals(f"dots{index}", alt, rows, ("value [95 % interval]",), xlabel, limits))
-  return out
-
-
-def _forests(targets, margin: float | None) -> list[str]:
-  """Differences with intervals: a figure for each scale and direction."""
-  out = []
-  for index, (_, group) in enumerate(_by_scale([target for target in targets if target["comparisons"]])):
-    rows = []
-    for target in group:
-      points = [
-        figures.Row(
-          f"{names.method(row['b'])} − {names.method(row['a'])}",
-          *(row["difference"], row["low"], row["high"]),
-          (f"{names.number(row['difference'], '+')} {names.interval(row, '+')}", p_text(row["p_holm"])),
-          filled=row["p_holm"] < ALPHA,
-        )
-        for row in target["comparisons"]
-      ]
-      rows.append((f"{target['title']} · {names.metric(target['metric'])}", points))
-    side = "left" if group[0]["lower"] else "right"
-    alt = f"Forest plot of the differences between methods, {len(group)} targets. Values: table of differences below."
-    headers = ("difference [95 % interval]", "p (Holm)")
-    xlabel = f"difference; {side} of 0 the first-named method is better"
-    out.append(figures.intervals(f"forest{index}", alt, rows, headers, xlabel, None, margin or 0.0))
-  return out
-
-
-def _by_scale(targets) -> Iterator[tuple[bool, list]]:
-  """Targets that can share an axis, and whether its metric lies between 0 and 1."""
-  groups: dict[tuple, list] = {}
-  for target in targets:
-    rows = [row for _, row in target["primary"]]
-    bounded = all(0 <= row["low"] and row["high"] <= 1 for row in rows)
-    groups.setdefault((bounded, target["lower"], None if bounded else target["metric"]), []).append(target)
-  for (bounded, *_), group in groups.items():
-    yield bounded, group
-
-
-def _curves(curves) -> Iterator[tuple[str, str]]:
-  """(task, figure) for each task that was trained."""
-  for task in dict.fromkeys(run["task"] for run in curves):
-    panels = []
-    runs = [run for run in curves if run["task"] == task]
-    for method in dict.fromkeys(run["method"] for run in runs):
-      own = [run["steps"] for run in runs if run["method"] == method]
-      for key, title, reference in (
-        ("loss", "loss", None),
-        ("rewards/margin", "reward margin", 0.0),
-        ("rewards/accuracy", "reward accuracy", 0.5),
-      ):
-        lines = tuple(line for line in (_line(steps, key) for steps in own) if line[0])
-        points = tuple(line for line in (_line(steps, f"validation/{key}") for steps in own) if line[0])
-        if lines:
-          title = f"{names.method(method)}: {title}"
-          panels.append(figures.Panel(title, figures.color_of(method), lines, points, reference))
-    if panels:
-      shown = names.target({"task": task, "target": ""}).removesuffix(" / ")
-      alt = f"Training curves of {shown}: {', '.join(panel.title for panel in panels)}, by optimizer step."
-      yield shown, figures.curves(f"curves-{task}", alt, panels)
-
-
-def _line(steps, key: str) -> tuple[list[int], list[float]]:
-  found = [(step["step"], step[key]) for step in steps if key in step]
-  return [step for step, _ in found], [value for _, value in found]
+  short = {verdict: label.removesuffix(" from this study") for verdict, label in report.VERDICTS.items()}
+  parts = [f"{short[verdict]} for\N{NO-BREAK SPACE}{count}" for verdict, count in counts.items() if count]
+  return f"Of {len(recommendations)} targets: {'; '.join(parts)}."
 
 
 def _confusions(study) -> list[dict[str, Any]]:
