@@ -92,9 +92,9 @@ class Attention(nnx.Module):
 
   def __call__(self, x_BTD: Float[Array, "B T D"], tables, visible_BTC: Bool[Array, "B T C"], store):
     """Attends; `store(k_BTKE, v_BTKE)` gives the keys and values to look at, and what to carry on."""
-    q_BTHE = constrain(project(x_BTD, self.q[...]), "BTHE")
-    k_BTKE = constrain(project(x_BTD, self.k[...]), "BTKE")
-    v_BTKE = constrain(project(x_BTD, self.v[...]), "BTKE")
+    q_BTHE = constrain(project(x_BTD, self.q[...], "DHE"), "BTHE")
+    k_BTKE = constrain(project(x_BTD, self.k[...], "DKE"), "BTKE")
+    v_BTKE = constrain(project(x_BTD, self.v[...], "DKE"), "BTKE")
     k_BCKE, v_BCKE, carry = store(apply_rope(k_BTKE, tables), v_BTKE)
     out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BCKE, v_BCKE, visible_BTC), "BTHE")
-    return project(out_BTHE, self.o[...]), carry
+    return project(out_BTHE, self.o[...], "HED"), carry

@@ -11,7 +11,7 @@ from medjax.arrays import Array
 from medjax.models.attention import Attention, Layout, check_implementation, visible
 from medjax.models.config import ModelConfig
 from medjax.models.layers import MLP, RMSNorm, normal, rope_tables
-from medjax.models.sharding import constrain
+from medjax.models.sharding import constrain, look_up
 
 Params = dict[str, Any]
 
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
 
   def _run(self, tokens_BT, layout, visible_BTC, store, carry):
     embedding_VD = self.embed.embedding[...]
-    x_BTD = constrain(jnp.take(embedding_VD, tokens_BT, axis=0).astype(self.dtype), "BTD")
+    x_BTD = look_up(embedding_VD, tokens_BT, self.dtype)
     tables = rope_tables(layout.positions, self.config)
     graph, stacked = nnx.split(self.blocks)
 

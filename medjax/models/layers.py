@@ -1,5 +1,6 @@
 """Norm, rotary positions and the gated feed-forward layer."""
 
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.models.config import Llama3Scaling, ModelConfig
-from medjax.models.sharding import constrain, tokens_are_split
+from medjax.models.sharding import constrain, gather, send_home, tokens_are_split
 
 
 def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
@@ -17,20 +18,52 @@ def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
   return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
-def project(x_BTI: Float[Array, "B T *I"], kernel_IO: Float[Array, "*IO"]) -> Float[Array, "B T *O"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(x_BTI: Float[Array, "B T *I"], kernel_IO: Float[Array, "*IO"], letters: str) -> Float[Array, "B T *O"]:
   """The product over all axes of `x` after the second with the first axes of the kernel, in the dtype of `x`.
 
-  Rows and tokens are made one axis, so that a kernel's gradient is a sum over one axis: XLA's CPU backend copies both
-  operands of a sum over two, at a tenth of the cost of a training step. Tokens that are split over devices stay apart,
-  since no sharding describes the merged axis.
+  On a mesh the kernel is gathered for this product alone, and again for the backward pass, which keeps the kernel as it
+  is stored. The kernel's gradient is a float32 sum over rows, tokens and devices, and is kept in pieces.
+
+  Args:
+    x_BTI: activations, in the compute dtype.
+    kernel_IO: the parameter of one layer, as it is stored.
+    letters: what the kernel's axes are (`"DHE"`), see `models.sharding`.
   """
-  B, T, *inputs = x_BTI.shape
-  outputs = kernel_IO.shape[len(inputs) :]
-  kernel_IO = kernel_IO.astype(x_BTI.dtype)
-  if tokens_are_split():
-    return jnp.tensordot(x_BTI, kernel_IO, axes=len(inputs))
-  flat_PI, flat_IO = x_BTI.reshape(B * T, -1), kernel_IO.reshape(-1, math.prod(outputs))
-  return (flat_PI @ flat_IO).reshape(B, T, *outputs)
+  outputs = kernel_IO.shape[x_BTI.ndim - 2 :]
+  return (_merged(x_BTI) @ _matrix(x_BTI, kernel_IO, letters)).reshape(*x_BTI.shape[:2], *outputs)
+
+
+def _project_forward(x_BTI, kernel_IO, letters):
+  return project(x_BTI, kernel_IO, letters), (x_BTI, kernel_IO)
+
+
+def _project_backward(letters, residuals, gradient_BTO):
+  x_BTI, kernel_IO = residuals
+  x_PI, gradient_PO = _merged(x_BTI), _merged(gradient_BTO)
+  x_gradient_PI = gradient_PO @ _matrix(x_BTI, kernel_IO, letters).T
+  summed = tuple(range(x_PI.ndim - 1))
+  kernel_gradient_IO = jnp.tensordot(x_PI, gradient_PO, (summed, summed), preferred_element_type=jnp.float32)
+  kernel_gradient_IO = send_home(kernel_gradient_IO.reshape(kernel_IO.shape), letters)
+  return x_gradient_PI.reshape(x_BTI.shape), kernel_gradient_IO.astype(kernel_IO.dtype)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+def _matrix(x_BTI, kernel_IO, letters):
+  """The gathered kernel as a matrix, in the dtype of `x`."""
+  return gather(kernel_IO, letters, x_BTI.dtype).reshape(math.prod(x_BTI.shape[2:]), -1)
+
+
+def _merged(x_BTI):
+  """[P, I]: rows and tokens as one axis, so that a kernel's gradient is a sum over one axis.
+
+  XLA's CPU backend copies both operands of a sum over two, at a tenth of the cost of a training step. Tokens that are
+  split over devices stay apart, since no sharding describes the merged axis.
+  """
+  B, T = x_BTI.shape[:2]
+  return x_BTI.reshape(*((B, T) if tokens_are_split() else (B * T,)), -1)
 
 
 class RMSNorm(nnx.Module):
@@ -55,9 +88,9 @@ class MLP(nnx.Module):
     self.down = normal(rngs, config.ffn_width, config.width)
 
   def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    gate_BTF = constrain(project(x_BTD, self.gate[...]), "BTF")
-    up_BTF = constrain(project(x_BTD, self.up[...]), "BTF")
-    return project(jax.nn.silu(gate_BTF) * up_BTF, self.down[...])
+    gate_BTF = constrain(project(x_BTD, self.gate[...], "DF"), "BTF")
+    up_BTF = constrain(project(x_BTD, self.up[...], "DF"), "BTF")
+    return project(jax.nn.silu(gate_BTF) * up_BTF, self.down[...], "FD")
 
 
 def rope_frequencies(config: ModelConfig) -> Float[Array, "R"]:

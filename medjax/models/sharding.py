@@ -1,41 +1,68 @@
 """Where arrays live on the mesh: one rule for each parameter, one for each activation.
 
 The mesh axes are `data` (batch), `fsdp` (batch, and parameters), `tensor` (heads, ffn and vocabulary) and `sequence`
-(tokens). Outside a mesh the constraints do nothing, so that the same modules run in a notebook.
+(tokens). A weight is at home cut over `fsdp` and `tensor`; where it is used it is cast to the compute dtype and then
+gathered over `fsdp`, and its gradient is reduced in float32 and goes home at once. Outside a mesh the constraints do
+nothing, so that the same modules run in a notebook.
 """
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
+
+from medjax.arrays import Array
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = ("data", "fsdp")
 
-# Dimension letters of an activation -> mesh axes; letters that are absent are not sharded.
-_ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor"}
+# Dimension letters -> mesh axes; letters that are absent are not sharded.
+_ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
+_HOME_AXES = {"D": "fsdp", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
+_USE_AXES = _HOME_AXES | {"D": None}
 
-_PARAMETER_SPECS = {
-  ("embed", "embedding"): P("tensor", "fsdp"),
-  ("head", "kernel"): P("tensor", "fsdp"),
-  ("final_norm", "scale"): P(),
-  ("blocks", "attention_norm", "scale"): P(),
-  ("blocks", "mlp_norm", "scale"): P(),
-  ("blocks", "attention", "q"): P(None, "fsdp", "tensor", None),
-  ("blocks", "attention", "k"): P(None, "fsdp", "tensor", None),
-  ("blocks", "attention", "v"): P(None, "fsdp", "tensor", None),
-  ("blocks", "attention", "o"): P(None, "tensor", None, "fsdp"),
-  ("blocks", "mlp", "gate"): P(None, "fsdp", "tensor"),
-  ("blocks", "mlp", "up"): P(None, "fsdp", "tensor"),
-  ("blocks", "mlp", "down"): P(None, "tensor", "fsdp"),
+# The letters of each parameter; scales are everywhere.
+_PARAMETERS = {
+  ("embed", "embedding"): "VD",
+  ("head", "kernel"): "VD",
+  ("final_norm", "scale"): "",
+  ("blocks", "attention_norm", "scale"): "",
+  ("blocks", "mlp_norm", "scale"): "",
+  ("blocks", "attention", "q"): "LDHE",
+  ("blocks", "attention", "k"): "LDKE",
+  ("blocks", "attention", "v"): "LDKE",
+  ("blocks", "attention", "o"): "LHED",
+  ("blocks", "mlp", "gate"): "LDF",
+  ("blocks", "mlp", "up"): "LDF",
+  ("blocks", "mlp", "down"): "LFD",
 }
 
 
+def _spec(letters: str, axes: dict[str, Any]) -> P:
+  return P(*map(axes.get, letters))
+
+
+def _constrain(x: jax.Array, spec: P) -> jax.Array:
+  return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+
+
 def constrain(x: jax.Array, letters: str) -> jax.Array:
-  """Constrains `x` on the mesh in use, one letter a dimension (`"BTD"`); the identity outside a mesh."""
-  if jax.sharding.get_abstract_mesh().empty:
-    return x
-  return jax.lax.with_sharding_constraint(x, P(*(_ACTIVATION_AXES.get(letter) for letter in letters)))
+  """Constrains an activation on the mesh in use, one letter a dimension (`"BTD"`); the identity outside a mesh."""
+  return _constrain(x, _spec(letters, _ACTIVATION_AXES))
+
+
+def gather(weight: jax.Array, letters: str, dtype: Any) -> jax.Array:
+  """A weight where it is used: cast to the compute dtype while at home, and only then gathered over `fsdp`."""
+  return _constrain(send_home(weight.astype(dtype), letters), _spec(letters, _USE_AXES))
+
+
+def send_home(x: jax.Array, letters: str) -> jax.Array:
+  """A weight or its gradient, in the pieces that the weight is kept in."""
+  return _constrain(x, _spec(letters, _HOME_AXES))
 
 
 def tokens_are_split() -> bool:
@@ -44,6 +71,45 @@ def tokens_are_split() -> bool:
   return not mesh.empty and mesh.shape["sequence"] > 1
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def look_up(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
+  """Rows of the embedding in the compute dtype. Rows travel, the table does not; its gradient is summed in float32."""
+  rows_BTD = _constrain(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), _ROWS_AT_HOME)
+  return constrain(rows_BTD, "BTD")
+
+
+# Rows of the embedding before they go to the devices that hold their tokens.
+_ROWS_AT_HOME = P("data", "sequence", "fsdp")
+
+
+def _look_up_forward(table_VD, tokens_BT, dtype):
+  return look_up(table_VD, tokens_BT, dtype), (table_VD, tokens_BT)
+
+
+def _look_up_backward(dtype, residuals, gradient_BTD):
+  table_VD, tokens_BT = residuals
+  gradient_BTD = _constrain(gradient_BTD, _ROWS_AT_HOME).astype(jnp.float32)
+  table_gradient_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(gradient_BTD)
+  return send_home(table_gradient_VD, "VD").astype(table_VD.dtype), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+def place(arrays: Any, sharding: jax.sharding.Sharding | None) -> Any:
+  """Host arrays, the same in every process, as arrays on the devices; each process feeds its own devices alone.
+
+  Args:
+    arrays: a tree of NumPy arrays.
+    sharding: where each of them lives; it may span processes. None for the default device.
+  """
+  if sharding is None or sharding.is_fully_addressable:
+    return jax.device_put(arrays, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, np.asarray(x).__getitem__), arrays)
+
+
 def parameter_specs(params: Any) -> Any:
   """The PartitionSpec of each parameter of a decoder, in a tree of the same structure."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: _PARAMETER_SPECS[tuple(key.key for key in path)], params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: _spec(_PARAMETERS[tuple(key.key for key in path)], _HOME_AXES), params
+  )

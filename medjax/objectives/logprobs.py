@@ -15,6 +15,7 @@ from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.models.attention import Layout
 from medjax.models.decoder import Params, bind, head_matrix
+from medjax.models.sharding import gather, send_home
 
 CHUNK = 8192  # vocabulary entries projected at a time
 
@@ -86,7 +87,7 @@ def _forward(hidden_PD, head_VD, target_P, chunks):
 
   def step(carry, chunk):
     top_P, total_P, target_logit_P = carry
-    index, head_WD = chunk
+    index, head_WD = chunk[0], gather(chunk[1], "VD", chunk[1].dtype)
     logits_PW = _logits(hidden_PD, head_WD, index, chunks, V)
     new_top_P = jnp.maximum(top_P, logits_PW.max(axis=-1))
     total_P = total_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_PW - new_top_P[..., None]).sum(axis=-1)
@@ -107,14 +108,14 @@ def _backward(chunks, residuals, gradient_P):
   dtype = hidden_PD.dtype
 
   def step(hidden_gradient_PD, chunk):
-    index, head_WD = chunk
+    index, head_WD = chunk[0], gather(chunk[1], "VD", chunk[1].dtype)
     probability_PW = jnp.exp(_logits(hidden_PD, head_WD, index, chunks, V) - logsumexp_P[..., None])
     slot_P = jnp.where(target_P % chunks == index, target_P // chunks, -1)
     target_PW = slot_P[..., None] == jnp.arange(head_WD.shape[0])[None, :]
     logit_gradient_PW = (gradient_P[..., None] * (target_PW - probability_PW)).astype(dtype)
     hidden_gradient_PD += jnp.einsum("PW,WD->PD", logit_gradient_PW, head_WD, preferred_element_type=jnp.float32)
     head_gradient_WD = jnp.einsum("PW,PD->WD", logit_gradient_PW, hidden_PD, preferred_element_type=jnp.float32)
-    return hidden_gradient_PD, head_gradient_WD.astype(head_VD.dtype)
+    return hidden_gradient_PD, send_home(head_gradient_WD, "VD").astype(head_VD.dtype)
 
   hidden_gradient_PD, head_gradient_CWD = jax.lax.scan(
     step, jnp.zeros(hidden_PD.shape, jnp.float32), (jnp.arange(chunks), _chunked(head_VD, chunks))
