@@ -1,9 +1,11 @@
 """The methods paragraph of a report: what was done, written from a study's own protocol and environment."""
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medjax.study import names
+from medjax.study.compare import enough_groups
 
 _CITED = {
   "dpo": "Rafailov R, Sharma A, Mitchell E, Ermon S, Manning CD, Finn C. Direct preference optimization: your language "
@@ -13,38 +15,40 @@ _CITED = {
   "Psychometrika 1947;12:153-157.",
   "exchange": "Phipson B, Smyth GK. Permutation p-values should never be zero. Stat Appl Genet Mol Biol 2010;9:39.",
   "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Statist 1979;6:65-70.",
+  "few": "Hanley JA, Lippman-Hand A. If nothing goes wrong, is everything all right? JAMA 1983;249:1743-1745.",
   "absence": "Piaggio G, Elbourne DR, Pocock SJ, Evans SJW, Altman DG. Reporting of noninferiority and equivalence "
   "randomized trials. JAMA 2012;308:2594-2604.",
   "adamw": "Loshchilov I, Hutter F. Decoupled weight decay regularization. ICLR 2019.",
 }
 _MARKS = {
-  "dpo": "Rafailov 2023",
+  "dpo": "Rafailov et al. 2023",
   "bootstrap": "Efron and Tibshirani 1993",
   "mcnemar": "McNemar 1947",
   "exchange": "Phipson and Smyth 2010",
   "holm": "Holm 1979",
-  "absence": "Piaggio 2012",
+  "few": "Hanley and Lippman-Hand 1983",
+  "absence": "Piaggio et al. 2012",
   "adamw": "Loshchilov and Hutter 2019",
 }
 
 
-def write(study: Mapping[str, Any], settings: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[str]]:
+def write(study: Mapping[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[str]]:
   """Methods in the words of a paper, and the works they cite.
 
   Args:
     study: what `study.json` holds; what `protocol` and `environment` do not say is left out.
-    settings: the config of each training run (may be empty).
+    runs: the training runs, `method, steps` (a line a step) and `config`; may be empty, and `config` absent.
 
   Returns:
     Paragraphs, and references in the order of their first citation.
   """
-  paragraphs = [" ".join(part(study, settings)) for part in (_design, _training, _statistics, _software)]
+  paragraphs = [" ".join(part(study, runs)) for part in (_design, _training, _statistics, _software)]
   text = " ".join(paragraphs)
   cited = sorted((key for key, mark in _MARKS.items() if mark in text), key=lambda key: text.index(_MARKS[key]))
   return [paragraph for paragraph in paragraphs if paragraph], [_CITED[key] for key in cited]
 
 
-def _design(study, settings) -> Iterator[str]:
+def _design(study, runs) -> Iterator[str]:
   protocol = study.get("protocol", {})
   methods = protocol.get("methods", [])
   shown = {
@@ -59,25 +63,42 @@ def _design(study, settings) -> Iterator[str]:
   if "rows" in protocol:
     rows = ", ".join(f"{protocol['rows'].get(split, 'all')} {split}" for split in ("train", "validation", "test"))
     yield f"Rows a task, unless the table of training runs says otherwise: {rows}; no patient was in two splits."
+  sources = {_get(run, "data.source") for run in runs} - {None, ""}
+  if sources:
+    yield f"They came from {_and(sorted(pathlib.PurePath(source).name for source in sources))}."
   for task, text in protocol.get("data", {}).items():
     yield f"{task.replace('_', ' ').capitalize()}: {text.rstrip('.')}."
+  ways: dict[str, list[str]] = {}
+  for task, way in protocol.get("answers", {}).items():
+    ways.setdefault(way, []).append(task.replace("_", " "))
+  if ways:
+    yield f"Answers: {'; '.join(f'{way} ({_and(named)})' for way, named in ways.items())}."
   baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
   if baselines:
-    yield f"Baselines without a language model were evaluated on the same rows: {_and(map(names.method, baselines))}."
+    how = protocol.get("baselines", "scored on the same test rows")
+    yield f"Baselines without a language model, {how}: {_and(map(names.method, baselines))}."
 
 
-def _training(study, settings) -> Iterator[str]:
+def _training(study, runs) -> Iterator[str]:
   protocol = study.get("protocol", {})
   if protocol.get("dpo") and "dpo" in protocol.get("methods", []):
     yield f"DPO {protocol['dpo']}."
-  same = {key: values.pop() for key, values in _values(settings).items() if len(values) == 1}
-  if same.get("optimizer.name") == "adamw":
+  for method in dict.fromkeys(run["method"] for run in runs):
+    own = [run for run in runs if run["method"] == method and "config" in run]
+    if own:
+      unit = "pairs" if method == "dpo" else "examples"
+      beta = f", beta {_span(own, 'preference.beta')}" if method == "dpo" else ""
+      yield (
+        f"{names.method(method)} took {_numbers({len(run['steps']) for run in own})} steps of "
+        f"{_span(own, 'train.batch_size')} {unit} at a peak learning rate of "
+        f"{_span(own, 'optimizer.learning_rate')}{beta}."
+      )
+  if {_get(run, "optimizer.name") for run in runs} == {"adamw"}:
+    schedules, dtypes = (sorted({_get(run, key) for run in runs}) for key in ("optimizer.schedule", "model.dtype"))
     yield (
-      f"Weights were updated with AdamW ({_MARKS['adamw']}; weight decay "
-      f"{same.get('optimizer.weight_decay', 'as in the table')}) in {same.get('model.dtype', 'mixed precisions')}, "
-      f"a {same.get('optimizer.schedule', 'per-run')} schedule after warm-up and gradients clipped at a norm of "
-      f"{same.get('optimizer.clip_norm', 'as in the table')}; steps, batch sizes and learning rates are in the table "
-      "of training runs."
+      f"Weights were updated by AdamW ({_MARKS['adamw']}; weight decay {_span(runs, 'optimizer.weight_decay')}) with a "
+      f"{_and(schedules)} schedule after {_span(runs, 'optimizer.warmup_steps')} warm-up steps, gradients clipped at "
+      f"a norm of {_span(runs, 'optimizer.clip_norm')}, computed in {_and(dtypes)}."
     )
   if "seeds" in protocol:
     seeds = [str(seed) for seed in protocol["seeds"]]
@@ -86,7 +107,7 @@ def _training(study, settings) -> Iterator[str]:
     yield f"Hyperparameters were selected {protocol['selection']}."
 
 
-def _statistics(study, settings) -> Iterator[str]:
+def _statistics(study, runs) -> Iterator[str]:
   protocol, comparisons = study.get("protocol", {}), study["comparisons"]
   primary = dict.fromkeys(names.metric(row["metric"]) for row in study["results"] if row["primary"])
   resamples = f" of {protocol['resamples']} resamples" if protocol.get("resamples") else ""
@@ -106,18 +127,19 @@ def _statistics(study, settings) -> Iterator[str]:
       f"{len(comparisons)} comparisons ({_MARKS['holm']}); other metrics are described and not tested."
     )
   if "margin" in protocol:
+    margin = protocol["margin"]
     yield (
-      f"The smallest relevant difference was set to {protocol['margin']:g}. A method was taken to gain where the whole "
-      "interval lay on the better side of 0, its better end was above that difference and the adjusted p was below "
-      "0.05, and a relevant gain was taken as excluded where the interval's better end did not exceed it "
-      f"({_MARKS['absence']})."
+      f"The smallest relevant difference was set to {margin:g}. A method was taken to gain where the whole interval "
+      "lay on the better side of 0, its better end was above that difference and the adjusted p was below 0.05; a "
+      f"relevant gain was taken as excluded where the better end did not exceed it ({_MARKS['absence']}), from at least "
+      f"{enough_groups(margin)} patients ({_MARKS['few']})."
     )
 
 
-def _software(study, settings) -> Iterator[str]:
+def _software(study, runs) -> Iterator[str]:
   environment = study.get("environment", {})
   if "medjax" in environment:
-    revision = f", revision {environment['git_revision'][:12]}" if environment.get("git_revision") else ""
+    revision = f" (revision {environment['git_revision'][:12]})" if environment.get("git_revision") else ""
     yield f"Software: medjax {environment['medjax']}{revision}"
     packages = [f"{name} {version}" for name, version in environment.get("packages", {}).items()]
     yield f"on Python {environment.get('python', '3')} with {', '.join(packages)}." if packages else "."
@@ -125,13 +147,19 @@ def _software(study, settings) -> Iterator[str]:
     yield f"Hardware: {environment['devices']} ({environment.get('machine', 'machine not recorded')})."
 
 
-def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, set]:
-  found: dict[str, set] = {}
-  for config in settings:
-    for part in ("optimizer", "model"):
-      for key, value in config.get(part, {}).items():
-        found.setdefault(f"{part}.{key}", set()).add(value)
-  return found
+def _get(run: Mapping[str, Any], key: str) -> Any:
+  """A config value of a run, None where it is not known."""
+  part, name = key.split(".")
+  return run.get("config", {}).get(part, {}).get(name)
+
+
+def _span(runs: Sequence[Mapping[str, Any]], key: str) -> str:
+  return _numbers({_get(run, key) for run in runs} - {None})
+
+
+def _numbers(values: set) -> str:
+  """The one value, or the lowest and the highest: `2e-06`, `24 to 75`."""
+  return " to ".join(f"{value:g}" for value in sorted({min(values), max(values)})) if values else "an unknown number"
 
 
 def _and(words) -> str:
@@ -140,5 +168,6 @@ def _and(words) -> str:
 
 
 def _count(number: int, noun: str) -> str:
+  """`five tasks`."""
   words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
   return f"{words[number] if number < len(words) else number} {noun}{'' if number == 1 else 's'}"

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from medjax.evaluation.metrics import METRICS
+from medjax.evaluation.text_metrics import TEXT_METRICS
 
-# `length_ratio` has no better direction; it is shown as it is.
 LOWER_IS_BETTER = frozenset(
-  {name for name, metric in METRICS.items() if not metric.higher_is_better} | {"invention_rate"}
+  name for name, metric in {**METRICS, **TEXT_METRICS}.items() if metric.higher_is_better is False
 )
 _METRICS = {
   "macro_f1": "macro-F1",
@@ -20,7 +20,7 @@ _METRICS = {
   "rouge2": "ROUGE-2",
   "rougeL": "ROUGE-L",
 }
-_METHODS = {"sft": "SFT", "dpo": "DPO", "majority": "majority class", "lead": "lead"}
+_METHODS = {"sft": "SFT", "dpo": "DPO", "majority": "majority class"}
 
 
 def metric(name: str) -> str:

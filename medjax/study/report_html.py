@@ -26,12 +26,14 @@ FEW_PATIENTS = 150  # below it intervals tend to be too narrow (docs/statistics.
 _BASELINES = {
   "majority": "the commonest label of the training rows, for every test row",
   "bag_of_words": "TF-IDF of words and word pairs with logistic regression, fitted to the training rows",
-  "lead": "the beginning of the source text as the summary",
+  "lead": "the first sentences of the message, as many as references have words",
 }
+_RUN = ("seed", "steps", "tokens")
 _SETTINGS = {  # columns of the table of training runs, from the configs
+  "rows": ("data", "train_rows"),
   "learning rate": ("optimizer", "learning_rate"),
   "warm-up": ("optimizer", "warmup_steps"),
-  "batch size": ("train", "batch_size"),
+  "batch": ("train", "batch_size"),
   "beta": ("preference", "beta"),
 }
 
@@ -85,7 +87,7 @@ def write_html(
   """
   report.check(study)
   targets = _targets(study)
-  paragraphs, references = methods_text.write(study, [run["config"] for run in curves if "config" in run])
+  paragraphs, references = methods_text.write(study, curves)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -107,7 +109,7 @@ def write_html(
     curve_figures=list(report_figures.curves(curves)),
     confusions=_confusions(study),
     training=_training(study, curves),
-    limits=list(_limits(study, targets)),
+    limits=list(_limits(study, targets, curves)),
     paragraphs=paragraphs,
     references=references,
     examples=examples,
@@ -207,30 +209,28 @@ def _confusions(study) -> list[dict[str, Any]]:
 def _training(study, curves) -> tuple[list[str], list[list[str]]]:
   """Header and rows of the table of training runs."""
   configs = {(run["task"], run["method"], run["seed"]): run.get("config", {}) for run in curves}
-  columns = {"task": "task", "method": "method", "seed": "seed", "steps": "steps", "tokens": "tokens"}
-  columns |= {"first loss": "first_loss", "last loss": "last_loss"}
-  present = {shown: key for shown, key in columns.items() if any(key in row for row in study.get("training", []))}
   settings = _SETTINGS if any(configs.values()) else {}
   rows = []
   for row in study.get("training", []):
+    cells = [row["task"].replace("_", " "), names.method(row["method"]), *(row.get(key, "") for key in _RUN)]
+    cells.append(f"{row['first_loss']:.3g} → {row['last_loss']:.3g}" if "first_loss" in row else "")
     config = configs.get((row["task"], row["method"], row.get("seed")), {})
-    cells = [_cell(key, row.get(key, "")) for key in present.values()]
     for name, (part, key) in settings.items():
-      known = name != "beta" or row["method"] == "dpo"
-      cells.append(_cell(key, config.get(part, {}).get(key, "") if known else ""))
-    rows.append(cells)
-  return [*present, *settings], rows
+      value = config.get(part, {}).get(key, "")
+      if name == "rows":
+        value = value or "all"
+      cells.append("" if name == "beta" and row["method"] != "dpo" else value)
+    rows.append([_cell(cell) for cell in cells])
+  return ["task", "method", *_RUN, "loss", *settings], rows
 
 
-def _cell(key: str, value) -> str:
-  if key == "method":
-    return names.method(value)
+def _cell(value) -> str:
   if isinstance(value, float):
     return f"{value:.4g}"
-  return f"{value:,}" if isinstance(value, int) else str(value).replace("_", " ")
+  return f"{value:,}" if isinstance(value, int) else value
 
 
-def _limits(study, targets) -> Iterator[str]:
+def _limits(study, targets, curves) -> Iterator[str]:
   """What the study does not show, from the study itself."""
   few = [f"{target['title']} ({target['groups']})" for target in targets if (target["groups"] or 0) < FEW_PATIENTS]
   if few:
@@ -253,7 +253,8 @@ def _limits(study, targets) -> Iterator[str]:
     "“Enough” and “neither helps” mean that a relevant gain is excluded at 95 % for that target alone; these claims "
     "are not adjusted for the number of targets."
   )
-  yield (
-    "What comes with medjax as data is simulated, but for the thyroid laboratory values (docs/tasks.md); scores on "
-    "simulated text say little about real notes."
-  )
+  if not all(run.get("config", {}).get("data", {}).get("source") for run in curves):
+    yield (
+      "The data that come with medjax are simulated, but for the thyroid laboratory values (docs/tasks.md); scores on "
+      "simulated text say little about real notes."
+    )
