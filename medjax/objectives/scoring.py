@@ -11,6 +11,7 @@ from flax import nnx
 from medjax.data.examples import Segments
 from medjax.data.packing import assign_rows, choose_shape, fill_rows, row_tokens
 from medjax.models.decoder import Params
+from medjax.models.sharding import constrain, place
 from medjax.objectives.logprobs import policy_logps
 
 _CHUNK = 512  # groups packed together
@@ -18,7 +19,7 @@ _CHUNK = 512  # groups packed together
 
 @functools.partial(jax.jit, static_argnames="graph")
 def _logp_BN(graph, params, batch):
-  return policy_logps(graph, params, batch)[1]
+  return constrain(policy_logps(graph, params, batch)[1], "--")  # whole in every process
 
 
 def score(
@@ -56,7 +57,7 @@ def score(
     for start in range(0, len(assignment), rows):
       held = assignment[start : start + rows]
       batch = fill_rows(chunk, range(first, first + len(chunk)), held, shape, rows)
-      logp_BN = np.asarray(jax.device_get(_logp_BN(graph, params, jax.device_put(batch, sharding))))
+      logp_BN = np.asarray(jax.device_get(_logp_BN(graph, params, place(batch, sharding))))
       for b, members in enumerate(held):
         at = 0
         for member in members:

@@ -1,5 +1,6 @@
 """The one mesh of a run, and where the state and the batch live on it."""
 
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.sharding import AXES, BATCH, parameter_specs
+from medjax.models.sharding import place as place  # what has a sharding of this module is placed with it
 
 
 def make_mesh(sizes: dict[str, int], devices: list | None = None) -> Mesh:
@@ -31,18 +33,39 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> Mesh:
   return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def check_divides(config: ModelConfig, mesh: Mesh, row_length: int) -> None:
-  """Raises UserError where a dimension of the model or the row does not divide over its mesh axis."""
-  for what, size, axis in (
-    ("the model's width", config.width, "fsdp"),
-    ("the model's query heads", config.num_heads, "tensor"),
-    ("the model's key-value heads", config.num_kv_heads, "tensor"),
-    ("the model's ffn width", config.ffn_width, "tensor"),
-    ("the model's vocabulary", config.vocab_size, "tensor"),
-    ("train.row_length", row_length, "sequence"),
-  ):
-    if size % mesh.shape[axis]:
-      raise UserError(f"{what} ({size}) does not divide by mesh.{axis} = {mesh.shape[axis]}; change mesh.{axis}")
+def check_divides(config: ModelConfig, mesh: Mesh, row_length: int, microbatch_rows: int = 0) -> None:
+  """Raises UserError where a dimension of the model or the batch does not divide over its mesh axes.
+
+  Args:
+    config: shape of the model.
+    mesh: the devices.
+    row_length: tokens of a row.
+    microbatch_rows: rows of a microbatch, 0 where they are chosen to fit.
+  """
+  sizes = {
+    "fsdp": {"the model's width": config.width},
+    "tensor": {
+      "the model's query heads": config.num_heads,
+      "the model's key-value heads": config.num_kv_heads,
+      "the model's ffn width": config.ffn_width,
+      "the model's vocabulary": config.vocab_size,
+    },
+    "sequence": {"train.row_length": row_length},
+  }
+  for axis, dimensions in sizes.items():
+    for what, size in dimensions.items():
+      if size % mesh.shape[axis]:
+        common = math.gcd(mesh.size, *dimensions.values())
+        fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise UserError(
+          f"{what} ({size}) does not divide by mesh.{axis} = {mesh.shape[axis]}; "
+          f"on {mesh.size} devices mesh.{axis} may be one of {fits}"
+        )
+  if microbatch_rows % batch_multiple(mesh):
+    raise UserError(
+      f"train.microbatch_rows = {microbatch_rows} does not divide over the {batch_multiple(mesh)} devices of the "
+      f"mesh's data and fsdp axes; make it a multiple of {batch_multiple(mesh)}, or 0 to let it be chosen"
+    )
 
 
 def batch_multiple(mesh: Mesh) -> int:
