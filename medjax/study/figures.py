@@ -27,6 +27,7 @@ _STYLE = {
   "svg.fonttype": "none",
   "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
   "font.size": 9.0,
+  "text.parse_math": False,
   "text.color": _COLORS["ink"],
   "axes.edgecolor": _COLORS["muted"],
   "axes.facecolor": "none",

@@ -131,8 +131,8 @@ def _statistics(study, runs) -> Iterator[str]:
     yield (
       f"The smallest relevant difference was set to {margin:g}. A method was taken to gain where the whole interval "
       "lay on the better side of 0, its better end was above that difference and the adjusted p was below 0.05; a "
-      f"relevant gain was taken as excluded where the better end did not exceed it ({_MARKS['absence']}), from at least "
-      f"{enough_groups(margin)} patients ({_MARKS['few']})."
+      f"relevant gain was taken as excluded where the better end did not exceed it ({_MARKS['absence']}), from at "
+      f"least {enough_groups(margin)} patients ({_MARKS['few']})."
     )
 
 

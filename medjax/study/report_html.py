@@ -86,7 +86,7 @@ def write_html(
     UserError: `results`, `comparisons` or `recommendations` is missing, or `results` is empty.
   """
   report.check(study)
-  targets = _targets(study)
+  targets, margin = _targets(study), study.get("protocol", {}).get("margin")
   paragraphs, references = methods_text.write(study, curves)
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -99,13 +99,16 @@ def write_html(
   environment.globals |= {"names": names, "p_text": p_text}
   baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
   text = environment.get_template("report.html.j2").render(
-    study={"training": [], "protocol": {}, "environment": {}} | dict(study),
+    study=study,
+    margin=margin,
+    facts=_facts(study, targets),
+    colophon=list(_colophon(study)),
     summary=_summary(study["recommendations"]),
     targets=targets,
     runs=_runs(study),
     baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
     dots=report_figures.dots(targets),
-    forests=report_figures.forests(targets, study.get("protocol", {}).get("margin")),
+    forests=report_figures.forests(targets, margin),
     curve_figures=list(report_figures.curves(curves)),
     confusions=_confusions(study),
     training=_training(study, curves),
@@ -116,6 +119,32 @@ def write_html(
   )
   with files.write_aside(path) as file:
     file.write(text)
+
+
+def _facts(study, targets) -> list[tuple[str, Any]]:
+  """What the head of the page says of the study, as far as it is recorded."""
+  protocol, split = study.get("protocol", {}), study["results"][0]["split"]
+  sizes = sorted({target["n"] for target in targets})
+  facts = {
+    "Model": protocol.get("model"),
+    "Targets": len(targets),
+    f"Rows of the {split} split": " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1])))),
+    "Training seeds": len(protocol.get("seeds", [])),
+    "Smallest relevant difference": protocol.get("margin"),
+  }
+  return [(name, value) for name, value in facts.items() if value]
+
+
+def _colophon(study) -> Iterator[str]:
+  """Where the numbers come from, in the page's last lines."""
+  environment = study.get("environment", {})
+  if "medjax" in environment:
+    yield f"medjax {environment['medjax']}, {environment.get('finished', 'time not recorded')}."
+  if "config" in study.get("protocol", {}):
+    yield f"Config {study['protocol']['config']}."
+  for task, splits in environment.get("data", {}).items():
+    prints = ", ".join(f"{split} {value}" for split, value in splits.items())
+    yield f"Data of {task.replace('_', ' ')}: {prints}."
 
 
 def _runs(study) -> list[dict[str, Any]]:

@@ -1,0 +1,195 @@
+import copy
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+from chromium import visit
+from test_report import COST, STUDY, WHERE, result
+
+from medjax.errors import UserError
+from medjax.study import figures, report_html
+
+CONFIG = {
+  "data": {"source": "", "train_rows": 48},
+  "train": {"batch_size": 4},
+  "optimizer": {
+    **{"name": "adamw", "schedule": "cosine", "learning_rate": 1e-4, "warmup_steps": 5},
+    **{"weight_decay": 0.0, "clip_norm": 1.0},
+  },
+  "preference": {"beta": 0.1},
+  "model": {"dtype": "float32"},
+}
+LINES = [
+  {"step": step, "loss": 1 / step, "rewards/margin": 0.1 * step, "rewards/accuracy": 0.5, "validation/loss": 0.7}
+  for step in range(1, 13)
+]
+CURVES = [
+  {"task": "triage", "method": "sft", "seed": 0, "config": CONFIG}
+  | {"steps": [{"step": line["step"], "loss": line["loss"]} for line in LINES]},
+  {"task": "triage", "method": "dpo", "seed": 0, "config": CONFIG, "steps": LINES},
+]
+PROTOCOL = {
+  **{"model": "a/model", "methods": ["base", "sft", "dpo"], "tasks": ["triage"], "seeds": [0], "margin": 0.05},
+  **{"rows": {"train": 48, "validation": 10, "test": 150}, "dpo": "starts from the chosen SFT run", "resamples": 2000},
+}
+
+
+def study(**changes):
+  return {**copy.deepcopy(STUDY), "protocol": PROTOCOL, **changes}
+
+
+def written(tmp_path, study, *arguments, **named):
+  report_html.write_html(study, tmp_path / "report.html", *arguments, **named)
+  return (tmp_path / "report.html").read_text()
+
+
+def words(page):
+  """The page's text without its elements."""
+  body = re.sub(r"<style>.*?</style>|<svg.*?</svg>", " ", page, flags=re.DOTALL)
+  return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+SCRIPTS = (
+  "[...document.querySelectorAll('.badge')].filter(e => e.checkVisibility()).map(e => e.innerText)",
+  "document.querySelector('h2').innerText",
+  "[...document.querySelectorAll('svg')].filter(e => e.getBoundingClientRect().height > 50).length",
+  "document.documentElement.scrollWidth - document.documentElement.clientWidth",
+  "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) != i)",
+  "[...document.querySelectorAll('nav a')].filter(a => !document.querySelector(a.getAttribute('href'))).length",
+  "[...document.querySelectorAll('svg:not([aria-label]), table:not(:has(caption)), th:not([scope])')].length",
+  '[...document.querySelectorAll(\'svg [href^="#"], svg [*|href^="#"]\')]'
+  ".filter(e => !document.getElementById(e.href.baseVal.slice(1))).length",
+)
+
+
+@pytest.mark.parametrize("width", [1100, 520])
+def test_opens_in_chromium_without_errors_or_requests(tmp_path, width):
+  written(tmp_path, study(), CURVES)
+  seen = visit(tmp_path / "report.html", tmp_path / "profile", SCRIPTS, width)
+  assert seen.console == []
+  assert seen.requests == [(tmp_path / "report.html").as_uri()]
+  badges, heading, drawings, overflow, doubled, dangling, unnamed, lost = seen.values
+  assert [badge.lstrip("✓+ \n") for badge in badges] == ["SFT is enough", "DPO adds to SFT"]
+  assert heading == "Verdict"
+  assert drawings == 5  # two dot plots, two forest plots (one metric is a cost), one of curves
+  assert overflow <= 0 and doubled == [] and dangling == unnamed == lost == 0
+
+
+def test_a_page_with_errors_and_requests_is_seen_as_such(tmp_path):
+  page = tmp_path / "page.html"
+  page.write_text('<img src="https://example.invalid/x.png"><script>throw Error("x")</script>')
+  seen = visit(page, tmp_path / "profile")
+  assert seen.requests[1:] == ["https://example.invalid/x.png"] and len(seen.console) == 2
+
+
+def test_the_policy_of_the_page_reports_what_would_be_loaded(tmp_path):
+  page = written(tmp_path, study())
+  (tmp_path / "report.html").write_text(
+    page.replace("</main>", '<link rel="stylesheet" href="https://a.invalid"></main>')
+  )
+  assert "Content Security Policy" in "".join(visit(tmp_path / "report.html", tmp_path / "profile").console)
+
+
+def test_without_chromium_the_install_line_is_named(tmp_path, monkeypatch):
+  monkeypatch.setenv("PATH", "")
+  with pytest.raises(AssertionError, match="apt-get install -y chromium"):
+    visit(tmp_path / "report.html", tmp_path / "profile")
+
+
+def test_equal_studies_give_equal_files(tmp_path):
+  assert written(tmp_path, study(), CURVES) == written(tmp_path, study(), copy.deepcopy(CURVES))
+
+
+def test_texts_of_rows_only_on_request_and_escaped(tmp_path):
+  assert "Mrs Example" not in written(tmp_path, study(), CURVES)
+  example = {"task": "triage", "id": "7", "prompt": "Mrs Example <b>has</b> pain", "reference": "nurse"}
+  page = written(tmp_path, study(), examples=[{**example, "answers": {"sft": "<script>alert(1)</script>"}}])
+  assert "Mrs Example &lt;b&gt;has" in page and "<script" not in page
+  assert "must not be passed on" in page
+
+
+def test_names_from_data_cannot_become_markup(tmp_path):
+  odd = {"task": "a<b", "target": "$x_1$ & </svg><script>"}
+  changed = study(results=[result(odd, "base", "accuracy", 0.5, True)], comparisons=[], recommendations=[])
+  page = written(tmp_path, changed)
+  assert "<script" not in page and page.count("</svg>") == 1
+  assert visit(tmp_path / "report.html", tmp_path / "profile", ["document.querySelector('svg text').textContent"])
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "triage_cost"])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_baseline_that_is_not_beaten_is_said_beside_the_verdict(metric, ahead, tmp_path):
+  where = WHERE if metric == "macro_f1" else COST
+  best = 0.63 if metric == "macro_f1" else 0.4
+  value = best + (0.1 if (metric == "macro_f1") == ahead else -0.1)
+  rows = [*STUDY["results"], {**result(where, "bag_of_words", metric, value, True), "baseline": True}]
+  page = words(written(tmp_path, study(results=rows)))
+  sentence = f"Not ahead of a baseline: bag of words reaches {value:.3f}, the best trained run (DPO) {best:.3f}."
+  assert (sentence in page) == ahead
+  assert f"{value:.3f} [" in page
+
+
+def test_the_best_value_of_each_target_is_marked(tmp_path):
+  page = written(tmp_path, study())
+  assert re.findall(r"<strong>(.*?)</strong>", page) == ["0.630", "0.400"]  # lower is better in the second
+
+
+def test_many_labels_make_a_list_of_confusions(tmp_path):
+  labels = [f"label {index}" for index in range(9)]
+  counts = np.eye(9, dtype=int) * 5
+  counts[2, 4], counts[3, 1] = 2, 7
+  matrix = {**WHERE, "method": "sft", "seed": 0, "labels": labels, "predicted": labels, "matrix": counts.tolist()}
+  page = words(written(tmp_path, study(confusion=[matrix])))
+  assert "Truth Answer Rows label 3 label 1 7 label 2 label 4 2 All metrics" in page
+
+
+def test_methods_name_what_was_done_and_cite_it(tmp_path):
+  changed = study()
+  for row in changed["comparisons"]:
+    row["test"] = "exchange"
+  page = words(written(tmp_path, changed, CURVES))
+  assert "an exchange test over patients (Phipson and Smyth 2010)" in page and "McNemar" not in page
+  assert "SFT took 12 steps of 4 examples at a peak learning rate of 0.0001." in page
+  assert "Holm S. A simple" in page and "with Holm's adjustment over all 3 comparisons (Holm 1979)" in page
+  changed["comparisons"][0]["test"] = "mcnemar"
+  assert "McNemar Q. Note" in words(written(tmp_path, changed, CURVES))
+
+
+def test_limits_come_from_the_study(tmp_path):
+  assert "Fewer than 150" not in words(written(tmp_path, study(), CURVES))
+  few = study()
+  for row in few["results"]:
+    row["groups"] = 40
+  page = words(written(tmp_path, few, CURVES))
+  assert "Fewer than 150 test patients: numeric classification / thyroid state (40), triage / urgency (40)." in page
+  assert "One training seed" in page and "No baseline" in page
+  few["results"].append(result(WHERE, "sft", "macro_f1", 0.5, True, seed=1))
+  assert "One training seed" not in words(written(tmp_path, few, CURVES))
+
+
+def test_curves_are_read_from_the_runs_of_a_study(tmp_path):
+  row = {"task": "triage", "method": "dpo", "seed": 3, "candidate": 1}
+  folder = tmp_path / "runs/triage/seed3/dpo/candidate1"
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(CONFIG))
+  with pytest.raises(UserError, match="metrics.jsonl is not there"):
+    report_html.read_curves(tmp_path, {"training": [row]})
+  (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+  (found,) = report_html.read_curves(tmp_path, {"training": [row]})
+  assert found == {"task": "triage", "method": "dpo", "seed": 3, "steps": LINES, "config": CONFIG}
+
+
+def test_long_curves_keep_their_mean_and_ends():
+  steps, values = figures.thin(range(1, 6001), np.linspace(2.0, 1.0, 6000))
+  assert len(steps) == len(values) == figures.POINTS
+  assert values.mean() == pytest.approx(1.5) and steps[0] < 20 and steps[-1] > 5980
+  assert figures.thin([1, 2], [3.0, 4.0])[1].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("change", [{"results": []}, {"comparisons": None}])
+def test_an_unfinished_study_is_refused_for_html(change, tmp_path):
+  with pytest.raises(UserError):
+    report_html.write_html({k: v for k, v in study(**change).items() if v is not None}, tmp_path / "report.html")
+  assert not (tmp_path / "report.html").exists()
