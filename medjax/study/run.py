@@ -4,7 +4,6 @@ A study is a folder. Each run in it is an ordinary workdir of `medjax train`, ea
 `medjax eval`; what is there already is not done again, so that an interrupted study goes on where it was.
 """
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -24,50 +23,18 @@ from medjax import files, tasks
 from medjax.data import items
 from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
-from medjax.evaluation.metrics import METRICS
+from medjax.evaluation.metrics import higher_is_better, score_texts
 from medjax.models.pretrained import Pretrained, load_pretrained
-from medjax.study import compare, report
+from medjax.study import compare, plan, report
+from medjax.study.plan import Run, run_config
+from medjax.tasks.baselines import BASELINES
+from medjax.tasks.task import TextTarget
 from medjax.training import checkpoints
 from medjax.training.loop import train
 
 SCHEMA_VERSION = 1
 RESAMPLES = 2000
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "scikit-learn")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One run of the study: a task, a seed, a method and one candidate of its hyperparameters."""
-
-  task: str
-  seed: int
-  method: str
-  candidate: int
-  overrides: tuple[tuple[str, Any], ...]
-
-  @property
-  def folder(self) -> pathlib.Path:
-    """Where in the study its workdir is."""
-    return pathlib.Path("runs", self.task, f"seed{self.seed}", self.method, f"candidate{self.candidate}")
-
-
-def plan(config) -> list[list[Run]]:
-  """All runs in the order they are made; the runs of an inner list are candidates of which one is chosen.
-
-  `study.grid` names the candidates of a method, or of `task/method`, which wins; without them there is one, the
-  config as it is.
-  """
-  groups = []
-  grid = schema.as_dict(config)["study"]["grid"]
-  for task in config.study.tasks or (config.task,):
-    tasks.get(task)
-    for seed in config.study.seeds:
-      for method in config.study.methods:
-        candidates = grid.get(f"{task}/{method}", grid.get(method)) or [{}]
-        if method == "base":
-          candidates = [{}]
-        groups.append([Run(task, seed, method, i, tuple(sorted(c.items()))) for i, c in enumerate(candidates)])
-  return groups
 
 
 def study(config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -87,31 +54,26 @@ def study(config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   started = time.time()
   _claim(config, workdir)
-  groups = plan(config)
+  groups = plan.plan(config)
+  stages = plan.stages(config, groups, workdir)
+  for line in plan.describe(stages):
+    plan.tell(line)
   model = load_pretrained(config.model.path)
   chosen: dict[tuple[str, int, str], Run] = {}
-  for number, candidates in enumerate(groups, start=1):
-    first = candidates[0]
-    logging.info("study %d of %d: %s, %s, seed %d", number, len(groups), first.task, first.method, first.seed)
-    start_from = chosen.get((first.task, first.seed, "sft")) if first.method == "dpo" else None
-    run = _choose(config, workdir, candidates, start_from, model)
-    _evaluate(config, workdir, run, "test", model)
-    chosen[(run.task, run.seed, run.method)] = run
+  with plan.Progress(stages, workdir) as progress:
+    for number, candidates in enumerate(groups, start=1):
+      first = candidates[0]
+      logging.info("study %d of %d: %s, %s, seed %d", number, len(groups), first.task, first.method, first.seed)
+      start_from = chosen.get((first.task, first.seed, "sft")) if first.method == "dpo" else None
+      run = _choose(config, workdir, candidates, start_from, model, progress)
+      _evaluate(config, workdir, run, "test", model)
+      progress.finish(first, "test")
+      chosen[(run.task, run.seed, run.method)] = run
   results = _results(config, workdir, chosen)
   results["environment"] = _environment(config, workdir, chosen, time.time() - started)
   files.write_json(workdir / "study.json", results)
   report.write_report(results, workdir / "report.md")
   return results
-
-
-def run_config(config, run: Run, workdir: pathlib.Path, start_from: Run | None = None):
-  """The config of one run: the study's, with the run's task, method, seed and overrides."""
-  changes = dict(run.overrides) | {"task": run.task, "method": run.method, "seed": run.seed}
-  if start_from is not None:
-    changes["train.init_from"] = str(workdir / start_from.folder)
-  changed = schema.with_overrides(config, changes)
-  schema.validate(changed)
-  return changed
 
 
 def _claim(config, workdir: pathlib.Path) -> None:
@@ -125,14 +87,16 @@ def _claim(config, workdir: pathlib.Path) -> None:
   files.write_json(path, wanted)
 
 
-def _choose(config, workdir, candidates: list[Run], start_from: Run | None, model: Pretrained) -> Run:
+def _choose(config, workdir, candidates: list[Run], start_from: Run | None, model: Pretrained, progress) -> Run:
   """Trains every candidate; the one with the best validation metrics, the first among equals."""
   best, best_value = candidates[0], -float("inf")
   for run in candidates:
     if run.method != "base":
       train(run_config(config, run, workdir, start_from), workdir / run.folder, model)
+      progress.finish(run, "train")
     if len(candidates) > 1:
       value = _selection_value(_evaluate(config, workdir, run, "validation", model))
+      progress.finish(run, "validation")
       if value > best_value:
         best, best_value = run, value
   return best
@@ -142,7 +106,7 @@ def _selection_value(metrics: Mapping[str, Any]) -> float:
   """Mean of the primary metrics over a task's targets, higher is better."""
   targets = tasks.get(metrics["task"]).targets
   signed = [
-    metrics["targets"][name][target.primary] * (1 if METRICS[target.primary].higher_is_better else -1)
+    metrics["targets"][name][target.primary] * (1 if higher_is_better(target.primary) else -1)
     for name, target in targets.items()
   ]
   return sum(signed) / len(signed)
@@ -172,6 +136,8 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
         "references": [row["reference"][name] for row in rows],
         "predictions": [row["prediction"][name] for row in rows],
       }
+      if isinstance(target, TextTarget):
+        answers[(task_name, name, method, seed)]["scores"] = [row["scores"][name] for row in rows]
     if method != "base":
       steps = _steps(workdir / run.folder)
       training.append(
@@ -187,7 +153,11 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
         }
       )
   results, comparisons, recommendations = compare.compare(
-    answers, targets, tuple(config.study.methods), resamples=RESAMPLES
+    answers,
+    targets,
+    tuple(config.study.methods),
+    resamples=RESAMPLES,
+    baselines=_baselines(config, workdir, chosen),
   )
   return {
     "schema_version": SCHEMA_VERSION,
@@ -200,6 +170,28 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
   }
 
 
+def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dict[compare.Key, compare.Answers]:
+  """What needs no language model, fitted on the rows that the first seed's SFT had; nothing where there are none."""
+  answers = {}
+  seed = config.study.seeds[0]
+  for task in map(tasks.get, dict.fromkeys(run.task for run in chosen.values())):
+    runs = [chosen[task.name, seed, method] for method in config.study.methods]
+    run = chosen.get((task.name, seed, "sft"), runs[0])
+    rows = items.task_rows(run_config(config, run, workdir), task)
+    for method, predict in BASELINES.items() if rows["train"] else ():
+      for name, predictions in predict(rows["train"], rows["test"], task).items():
+        found = {
+          "ids": [row.id for row in rows["test"]],
+          "groups": [row.group for row in rows["test"]],
+          "references": [row.labels[name] for row in rows["test"]],
+          "predictions": predictions,
+        }
+        if isinstance(task.targets[name], TextTarget):
+          found["scores"] = score_texts(task, name, rows["test"], predictions)
+        answers[task.name, name, method, seed] = found
+  return answers
+
+
 def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:
   return {
     "model": config.model.path,
@@ -209,6 +201,13 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     "rows": {split: config.data[f"{split}_rows"] or "all" for split in schema.SPLITS},
     "selection": "by the mean primary metric on validation where a method has several candidates; "
     "the test rows are read once, by the chosen run of each method",
+    "answers": {
+      name: "the likeliest labels"
+      if tasks.get(name).generation is None
+      else f"generated greedily, up to {tasks.get(name).generation.max_new_tokens} tokens"
+      for name in sorted({run.task for run in chosen.values()})
+    },
+    "baselines": "fitted on the train rows of the first seed's SFT run, scored on the same test rows, not compared",
     "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
     f"which is its reference; loss {config.preference.loss}",
     "chosen": [

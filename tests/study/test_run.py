@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from tiny import write_model
 
 from medjax import config as schema
+from medjax import tasks
 from medjax.errors import UserError
 from medjax.study import run as study_run
+from medjax.tasks import baselines
 
 CONFIG = """
 from medjax.config import base_config
@@ -62,7 +65,7 @@ def whole(setup):
   """The study that nothing interrupts."""
   done = subprocess.run(**command(setup, setup / "whole"), capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  return setup / "whole", done.stdout
+  return setup / "whole", done.stdout, done.stderr
 
 
 def numbers(workdir):
@@ -72,18 +75,47 @@ def numbers(workdir):
 
 
 def test_every_method_and_target_has_intervals_and_files_are_named(whole):
-  workdir, printed = whole
+  workdir, printed, _ = whole
   study = json.loads((workdir / "study.json").read_text())
   primary = {row["method"]: row for row in study["results"] if row["primary"]}
-  assert set(primary) == {"base", "sft", "dpo"}
+  assert {method for method, row in primary.items() if not row["baseline"]} == {"base", "sft", "dpo"}
+  assert {method for method, row in primary.items() if row["baseline"]} == {"majority", "bag_of_words"}
   assert all(row["low"] <= row["value"] <= row["high"] and row["n"] == 24 for row in primary.values())
   assert {(row["a"], row["b"]) for row in study["comparisons"]} == {("base", "sft"), ("sft", "dpo"), ("base", "dpo")}
   assert [row["verdict"] for row in study["recommendations"]] != []
   assert str(workdir / "study.json") in printed and str(workdir / "report.md") in printed
 
 
+def test_the_plan_is_told_before_and_progress_with_the_time_left(whole):
+  lines = whole[2].splitlines()
+  plan = lines.index(next(line for line in lines if line.startswith("task ")))
+  assert [line.split() for line in lines[plan + 1 : plan + 4]] == [
+    ["numeric_classification", "base", "0", "1", "-", "-", "-", "24", lines[plan + 1].split()[-1]],
+    ["numeric_classification", "sft", "0", "2", "6", "12", "6", "24", lines[plan + 2].split()[-1]],
+    ["numeric_classification", "dpo", "0", "1", "6", "12", "-", "24", lines[plan + 3].split()[-1]],
+  ]
+  shares = [int(line.split()[-1].rstrip("%")) for line in lines[plan + 1 : plan + 4]]
+  assert sum(shares) == pytest.approx(100, abs=1) and shares[1] == max(shares)
+  told = [re.search(r"study: (\d+) %, (.*) after", line) for line in lines[plan:]]
+  told = [(int(found[1]), found[2]) for found in told if found]
+  assert [share for share, _ in told] == sorted({share for share, _ in told}), "further with each stage"
+  assert len(told) == 8 and told[-1] == (100, "done") and re.fullmatch(r"about \d+ (s|min) left", told[0][1])
+
+
+def test_baselines_are_fitted_on_the_rows_of_sft_and_scored_on_the_test_rows(whole):
+  study = json.loads((whole[0] / "study.json").read_text())
+  task = tasks.get("numeric_classification")
+  rows = task.load()
+  wanted = baselines.bag_of_words(rows["train"][:12], rows["test"][:24], task)["thyroid"]
+  right = [guess == row.labels["thyroid"] for guess, row in zip(wanted, rows["test"][:24], strict=True)]
+  (found,) = (row for row in study["results"] if row["method"] == "bag_of_words" and row["metric"] == "accuracy")
+  assert (found["value"], found["n"], found["split"]) == (pytest.approx(sum(right) / 24), 24, "test")
+  assert found["low"] <= found["value"] <= found["high"]
+  assert len(study["comparisons"]) == 3, "Holm's family is that of the methods"
+
+
 def test_chosen_on_validation_and_tested_once(whole):
-  workdir, _ = whole
+  workdir = whole[0]
   study = json.loads((workdir / "study.json").read_text())
   chosen = next(row["candidate"] for row in study["protocol"]["chosen"] if row["method"] == "sft")
   validated = {
