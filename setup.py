@@ -25,6 +25,7 @@ setuptools.setup(
     "jax>=0.10.2",
     "jaxtyping>=0.3.11",
     "jinja2>=3.1.6",
+    "matplotlib>=3.11.2",
     "ml-collections>=1.1.0",
     "numpy>=2.4.6",
     "optax>=0.2.8",

@@ -158,6 +158,23 @@ def test_seeds_are_told_apart_where_there_are_several(tmp_path):
   assert "  sft (seed 1) " in report.console_table(study)
 
 
+def test_baselines_stand_beside_the_methods_and_have_no_seed(tmp_path):
+  study = copy.deepcopy(STUDY)
+  study["results"] += [
+    result(WHERE, "sft", "macro_f1", 0.5, True, seed=1),
+    {**result(WHERE, "bag_of_words", "macro_f1", 0.7, True), "baseline": True},
+    {**result({"task": "summarization", "target": "summary"}, "lead", "fact_f1", 0.2, True), "baseline": True},
+  ]
+  report.write_report(study, tmp_path / "report.md")
+  text = section((tmp_path / "report.md").read_text(), "Primary metrics")
+  (table,) = tables(text)
+  row = dict(zip(table[0], table[2], strict=True))
+  assert row["bag_of_words"] == "0.700 [0.600, 0.800]" and row["sft (seed 1)"] == "0.500 [0.400, 0.600]"
+  assert dict(zip(table[0], table[4], strict=True))["lead"] == "0.200 [0.100, 0.300]"
+  assert "not in the verdict: bag_of_words, lead." in text
+  assert "  bag_of_words " in report.console_table(study)
+
+
 @pytest.mark.parametrize("change", [{"results": []}, {"comparisons": None}])
 def test_an_unfinished_study_is_refused(change, tmp_path):
   study = {key: value for key, value in {**STUDY, **change}.items() if value is not None}
