@@ -100,7 +100,7 @@ CHEST = Cluster(
     ),
     _diagnosis(
       "aortic dissection", (48, 80), "myocardial infarction|pulmonary embolism",
-      "*arm pressures {35-50} mmHg apart",
+      "*arm pressures {35-50} mmHg apart / arm pressures {2-8} mmHg apart",
       "*[wide mediastinum|widened mediastinum] on X-ray",
       "*missing left radial pulse",
       "tearing pain between the shoulder blades",
