@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -235,3 +237,85 @@ def test_unusable_input_is_refused(arguments, message):
     statistics.bootstrap_interval(*arguments)
   with pytest.raises(UserError, match="discordance"):
     statistics.minimum_detectable_difference(100, 0)
+
+
+def test_interval_of_scores_is_scipys():
+  scores = np.random.default_rng(20).beta(2, 1, 30)
+  expected = stats.bootstrap(
+    (scores,), np.mean, n_resamples=400, method="percentile", rng=np.random.default_rng([5, 0])
+  ).confidence_interval
+  other = np.random.default_rng(21).random(30)
+  found = statistics.intervals(statistics.score_sample({"other": other, "fact_f1": scores}), seed=5, resamples=400)
+  assert (found["fact_f1"].low, found["fact_f1"].high) == pytest.approx(tuple(expected))
+  assert found["fact_f1"].value == pytest.approx(scores.mean())
+  assert (found["fact_f1"].n, found["fact_f1"].groups) == (30, 30)
+
+
+def test_scores_of_a_patient_stay_together():
+  """By hand: patients with sums 3 of 3, 0 of 1 give the means 1 (both drawn the first), 3/4 (one each) and 0."""
+  sample = statistics.score_sample({"fact_f1": [1.0, 1.0, 0.0, 1.0]}, ["a", "a", "b", "a"])
+  (measure,) = sample.measures.values()
+  assert sample.statistics.tolist() == [[[3, 3]], [[0, 1]]]
+  weights_RG = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+  assert measure.of(np.tensordot(weights_RG, sample.statistics, 1)).tolist() == [1.0, 0.75, 0.0]
+  found = statistics.intervals(sample, resamples=400)["fact_f1"]
+  assert (found.value, found.low, found.high, found.n, found.groups) == (0.75, 0.0, 1.0, 4, 2)
+
+
+def test_difference_of_scores_is_scipys_paired_permutation_test():
+  rng = np.random.default_rng(22)
+  a = rng.random(9)
+  b = np.clip(a + rng.normal(0.1, 0.15, 9), 0, 1)
+  found = statistics.difference(*(statistics.score_sample({"rougeL": s}) for s in (a, b)), "rougeL", resamples=4000)
+  exact = stats.permutation_test(
+    (a, b), lambda a, b: np.mean(b - a), permutation_type="samples", n_resamples=np.inf, vectorized=False
+  ).pvalue
+  assert found.method == "exchange"
+  assert found.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000) + 1 / 4001)
+  assert found.difference == pytest.approx((b - a).mean()) and found.low < found.difference < found.high
+
+
+def test_mcnemar_serves_scores_of_0_and_1_with_one_item_a_patient():
+  rng = np.random.default_rng(23)
+  a, b = (rng.random((2, 60)) < np.array([[0.5], [0.25]])).astype(float)
+
+  def compared(groups=None, zero_one=("invention_rate",)):
+    samples = [statistics.score_sample({"invention_rate": s}, groups, zero_one) for s in (a, b)]
+    return statistics.difference(*samples, "invention_rate")
+
+  table = np.array([[np.sum((a == i) & (b == j)) for j in (0, 1)] for i in (0, 1)])
+  found = compared()
+  assert (found.method, found.p) == ("mcnemar", pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue))
+  assert compared([f"p{i // 2}" for i in range(60)]).method == "exchange"
+  assert compared(zero_one=()).method == "exchange"
+
+
+def test_labels_and_scores_share_one_road():
+  """Whether an answer is right, as a score, gives what accuracy gives."""
+  references, a, b = simulate(np.random.default_rng(24), 40, 0.4, 0.7)
+  groups = [f"p{i // 2}" for i in range(40)]
+  hits = [np.array(references) == np.array(side) for side in (a, b)]
+  by_score = statistics.difference(*(statistics.score_sample({"hit": hit}, groups) for hit in hits), "hit")
+  by_label = statistics.paired_difference(references, a, b, "accuracy", TARGET, groups)
+  error = 4 * np.sqrt(2 * by_label.p * (1 - by_label.p) / 2000)  # swaps are drawn where answers differ, not scores
+  assert by_score.p == pytest.approx(by_label.p, abs=error)
+  assert dataclasses.replace(by_score, p=by_label.p) == dataclasses.replace(
+    by_label,
+    difference=pytest.approx(by_label.difference),
+    low=pytest.approx(by_label.low),
+    high=pytest.approx(by_label.high),
+  )
+
+
+@pytest.mark.parametrize(
+  ("scores", "groups", "message"),
+  [
+    ({"rougeL": [0.1, float("nan")]}, None, "rougeL of item 1 is not a finite number"),
+    ({"rougeL": [0.1, 0.2], "rouge1": [0.1]}, None, "unequal number"),
+    ({"rougeL": []}, None, "none at all"),
+    ({"rougeL": [0.1, 0.2]}, ["p", "p"], "at least two"),
+  ],
+)
+def test_unusable_scores_are_refused(scores, groups, message):
+  with pytest.raises(UserError, match=message):
+    statistics.score_sample(scores, groups)

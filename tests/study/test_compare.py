@@ -3,8 +3,9 @@ import pytest
 
 from medjax.errors import RunError, UserError
 from medjax.evaluation import statistics
+from medjax.evaluation.text_metrics import TEXT_METRICS
 from medjax.study import compare
-from medjax.tasks.task import Target
+from medjax.tasks.task import Facts, Target, TextTarget
 
 PROVIDER = Target(("gp", "pharmacist", "nurse", "emergency"))
 URGENCY = Target(("routine", "soon", "now"), ordinal=True, primary="triage_cost")
@@ -173,3 +174,63 @@ def test_methods_must_have_answered_the_same_items():
 def test_the_margin_must_be_above_zero():
   with pytest.raises(UserError, match="smallest relevant difference"):
     compare.compare({}, TARGETS, METHODS, margin=0)
+
+
+SUMMARY = TextTarget(lambda fields: Facts({}, {}), primary="invention_rate")
+
+
+def text_answers(levels, n=120, seeds=(0,)):
+  """Texts of which method m invents something in a share `levels[m]`, and whose other scores follow from that."""
+  answers = {}
+  for seed in seeds:
+    hard = np.random.default_rng(seed).random(n)
+    for method, level in levels.items():
+      invented = (hard < level).astype(float)
+      scores = [{name: 1 - wrong for name in TEXT_METRICS} | {"invention_rate": wrong} for wrong in invented.tolist()]
+      answers["summarization", "summary", method, seed] = {
+        "ids": [f"row-{i}" for i in range(n)],
+        "groups": [f"patient-{i}" for i in range(n)],
+        "references": ["reference"] * n,
+        "predictions": [None if i == 0 else "text" for i in range(n)],
+        "scores": scores,
+      }
+  return answers
+
+
+def test_texts_are_compared_by_their_primary_metric_in_its_direction():
+  answers = text_answers({"base": 0.7, "sft": 0.4, "dpo": 0.1})
+  targets = {("summarization", "summary"): SUMMARY}
+  results, comparisons, (recommendation,) = compare.compare(answers, targets, METHODS, resamples=300)
+  assert len(results) == 3 * len(TEXT_METRICS)
+  means = {row["method"]: row["value"] for row in results if row["primary"]}
+  for method, value in means.items():
+    scores = answers["summarization", "summary", method, 0]["scores"]
+    assert value == pytest.approx(np.mean([score["invention_rate"] for score in scores]))
+  assert {row["metric"] for row in results if row["primary"]} == {"invention_rate"}
+  assert all(row["metric"] == "invention_rate" and row["test"] == "mcnemar" for row in comparisons)
+  assert recommendation["verdict"] == "dpo_adds", "less is better"
+  assert compare.confusions(answers, targets) == []
+  with pytest.raises(UserError, match="'length_ratio' cannot be the primary"):
+    compare.compare(answers, {("summarization", "summary"): TextTarget(SUMMARY.facts, "length_ratio")}, METHODS)
+
+
+def test_pooled_seeds_of_texts_are_tested_by_exchange():
+  answers = text_answers({"base": 0.7, "sft": 0.4, "dpo": 0.1}, seeds=(0, 1))
+  _, comparisons, _ = compare.compare(answers, {("summarization", "summary"): SUMMARY}, METHODS, resamples=200)
+  assert {(row["test"], row["n"], row["groups"]) for row in comparisons} == {("exchange", 240, 120)}
+
+
+def test_baselines_are_described_and_not_compared():
+  answers = study_answers({"base": 0.3, "sft": 0.6, "dpo": 0.85, "majority": 0.4}, n=40)
+  beside = {key: answers.pop(key) for key in list(answers) if key[2] == "majority"}
+  alone = compare.compare(answers, TARGETS, METHODS, resamples=100)
+  results, comparisons, recommendations = compare.compare(answers, TARGETS, METHODS, resamples=100, baselines=beside)
+  assert (comparisons, recommendations) == alone[1:], "neither Holm's family nor a verdict knows of them"
+  assert [row for row in results if not row["baseline"]] == alone[0]
+  assert {(row["target"], row["method"]) for row in results if row["baseline"]} == {
+    ("provider", "majority"),
+    ("urgency", "majority"),
+  }
+  beside["triage", "provider", "majority", 0]["ids"][0] = "another row"
+  with pytest.raises(RunError, match="base and majority were evaluated on different items"):
+    compare.compare(answers, TARGETS, METHODS, resamples=100, baselines=beside)
