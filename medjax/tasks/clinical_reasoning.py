@@ -27,8 +27,9 @@ _AGAINST = {
 
 
 def options(fields: Mapping) -> list[str]:
-  """The options of a row, which `fields["options"]` lists as `a; b; c; d`; UserError where there are less than two."""
-  found = [option.strip() for option in fields["options"].split(";") if option.strip()]
+  """The options of a row, from `fields["options"]`: `a; b; c; d` or a list; UserError where there are fewer than two."""
+  given = fields["options"]
+  found = [option.strip() for option in (given.split(";") if isinstance(given, str) else given) if option.strip()]
   if len(found) < 2:
     raise UserError(f"options is {fields['options']!r}; list at least two, separated by semicolons")
   return found

@@ -239,6 +239,11 @@ def test_pairs_are_the_same_for_the_same_seed():
   assert all(pair.chosen != pair.rejected for pair in TASK.pairs(rows, seed=3, per_row=2))
 
 
+def test_options_may_be_a_list():
+  listed = {**FIELDS, "options": FIELDS["options"].split("; ")}
+  assert TASK.render(listed) == TASK.render(FIELDS) and read("Answer: gout", listed) == {"diagnosis": "gout"}
+
+
 def test_rows_of_a_user_need_no_findings():
   labels = {"diagnosis": "gout", "reasons": "Needle crystals."}
   ((wrong, how),) = TASK.rejections(labels, FIELDS, np.random.default_rng(0))
