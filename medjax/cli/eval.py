@@ -63,7 +63,7 @@ def _numbers(values: dict, prefix: str = "") -> list[tuple[str, float | int]]:
 
 
 VERB = Verb(
-  "score a model or checkpoint on a split of a task",
+  "evaluate a model or checkpoint on a split of a task",
   "medjax eval --config=configs/triage.py --checkpoint=runs/triage-sft --workdir=runs/triage-sft",
   _define,
   _run,

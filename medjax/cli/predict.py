@@ -1,4 +1,4 @@
-"""`medjax predict`: labels for rows that have none."""
+"""`medjax predict`: labels or texts for rows that have none."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ def _run(arguments: Arguments) -> None:
 
 
 VERB = Verb(
-  "label rows that have no labels",
+  "answer rows that have no labels",
   "medjax predict --config=configs/triage.py --checkpoint=runs/triage-sft --input=new.csv --output=labels.jsonl",
   _define,
   _run,
