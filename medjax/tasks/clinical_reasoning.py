@@ -27,7 +27,7 @@ _AGAINST = {
 
 
 def options(fields: Mapping) -> list[str]:
-  """The options of a row, from `fields["options"]`: `a; b; c; d` or a list; UserError where there are fewer than two."""
+  """The options of a row, from `fields["options"]`: `a; b; c; d` or a list; UserError where fewer than two."""
   given = fields["options"]
   found = [option.strip() for option in (given.split(";") if isinstance(given, str) else given) if option.strip()]
   if len(found) < 2:
