@@ -105,7 +105,8 @@ def write_html(
     colophon=list(_colophon(study)),
     summary=_summary(study["recommendations"]),
     targets=targets,
-    runs=_runs(study),
+    methods=_methods(study),
+    several_seeds=report.several_seeds(study),
     baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
     dots=report_figures.dots(targets),
     forests=report_figures.forests(targets, margin),
@@ -147,16 +148,15 @@ def _colophon(study) -> Iterator[str]:
     yield f"Data of {task.replace('_', ' ')}: {prints}."
 
 
-def _runs(study) -> list[dict[str, Any]]:
+def _methods(study) -> list[dict[str, Any]]:
   """The columns of tables: methods in their order, then baselines."""
-  several = report.several_seeds(study)
-  found = {names.run(row, several): bool(row.get("baseline")) for row in study["results"]}
+  found = {names.method(row["method"]): bool(row.get("baseline")) for row in study["results"]}
   return [{"name": name, "baseline": baseline} for name, baseline in sorted(found.items(), key=lambda item: item[1])]
 
 
 def _targets(study) -> list[dict[str, Any]]:
   """Everything that belongs to one task and target, in the order of the results."""
-  several, out = report.several_seeds(study), []
+  several, columns, out = report.several_seeds(study), _methods(study), []
   for task, name in dict.fromkeys((row["task"], row["target"]) for row in study["results"]):
     own = {
       key: [row for row in study[key] if (row["task"], row["target"]) == (task, name)]
@@ -164,16 +164,18 @@ def _targets(study) -> list[dict[str, Any]]:
     }
     values = {}
     for row in own["results"]:
-      values.setdefault(row["metric"], {})[names.run(row, several)] = row
-    metric = next(row["metric"] for row in own["results"] if row["primary"])
-    target = {"title": names.target(own["results"][0]), "task": task, "metric": metric, "values_by_metric": values}
+      by_method = values.setdefault(row["metric"], {column["name"]: [] for column in columns})
+      by_method[names.method(row["method"])].append({"baseline": False} | row)
+    rows = [row for row in own["results"] if row["primary"]]
+    metric, lower = rows[0]["metric"], rows[0]["metric"] in names.LOWER_IS_BETTER
+    best = min if lower else max
+    target = {"title": names.target(rows[0]), "metric": metric, "lower": lower, "values_by_metric": values}
     target |= {key: own[key] for key in ("comparisons", "recommendations")}
-    target["lower"] = metric in names.LOWER_IS_BETTER
-    target["primary"] = sorted(values[metric].items(), key=lambda item: bool(item[1].get("baseline")))
-    target["best"] = (min if target["lower"] else max)(row["value"] for row in values[metric].values())
-    target["n"], target["groups"] = (target["primary"][0][1].get(key) for key in ("n", "groups"))
-    baselines = [row["value"] for row in values[metric].values() if row.get("baseline")]
-    target["baseline"] = (min if target["lower"] else max)(baselines, default=None)
+    rows.sort(key=lambda row: bool(row.get("baseline")))
+    target["primary"] = [(names.run(row, several), row) for row in rows]
+    target["best"] = best(row["value"] for row in rows)
+    target["baseline"] = best((row["value"] for row in rows if row.get("baseline")), default=None)
+    target["n"], target["groups"] = rows[0]["n"], rows[0].get("groups")
     target["caution"] = _caution(target)
     for row in target["recommendations"]:
       row_mark, row_plain = VERDICTS[row["verdict"]]

@@ -133,7 +133,7 @@ def test_a_baseline_that_is_not_beaten_is_said_beside_the_verdict(metric, ahead,
 
 def test_the_best_value_of_each_target_is_marked(tmp_path):
   page = written(tmp_path, study())
-  assert re.findall(r"<strong>(.*?)</strong>", page) == ["0.630", "0.400"]  # lower is better in the second
+  assert re.findall(r'<strong class="best">(.*?)</strong>', page) == ["0.630", "0.400"]  # lower is better in the second
 
 
 def test_many_labels_make_a_list_of_confusions(tmp_path):
