@@ -78,7 +78,7 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.checkpoint = ml_collections.ConfigDict()
   config.checkpoint.every = 0  # steps; 0: only at the end
-  config.checkpoint.keep = 1
+  config.checkpoint.keep = 1  # the last ones; the one of the lowest validation loss stays beside them
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every = 0  # steps; 0: not during training

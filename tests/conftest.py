@@ -11,5 +11,6 @@ FLAGS = (
   "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # shapes are made to fit where it is meant, never by accident
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

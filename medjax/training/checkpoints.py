@@ -1,13 +1,17 @@
 """Orbax behind one file: the state by step, and beside it what the state belongs to."""
 
+import contextlib
 import json
+import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from medjax.errors import UserError
 from medjax.models.config import Llama3Scaling, ModelConfig
@@ -16,6 +20,13 @@ from medjax.training.mesh import parameter_shardings
 from medjax.training.state import TrainState
 
 DIRECTORY = "checkpoints"
+BEST = "best"  # WORKDIR/best names the checkpoint of the lowest validation loss
+
+
+def _loss(metrics: dict[str, float]) -> float:
+  """What the best checkpoint has least of; a loss that is not a number is never the best."""
+  loss = metrics["validation/loss"]
+  return loss if math.isfinite(loss) else math.inf
 
 
 class Checkpoints:
@@ -23,26 +34,44 @@ class Checkpoints:
 
   Args:
     workdir: the run's folder; checkpoints are in its `checkpoints/`.
-    keep: how many of the last ones stay.
+    keep: how many of the last ones stay; beside them stays the one of the lowest validation loss.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int):
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    best = BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+      best_fn=_loss,
+      best_mode="min",
+      cleanup_tmp_directories=True,
+    )
     self._manager = ocp.CheckpointManager((workdir / DIRECTORY).absolute(), options=options)
 
   def latest(self) -> int | None:
     """Steps done at the last whole checkpoint, or None."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, identity: dict[str, Any], finished: bool) -> None:
-    """Saves the state, and `identity`: the JSON-able values that a resumed run must share.
+  def save(
+    self, step: int, state: TrainState, identity: dict[str, Any], finished: bool, metrics: dict[str, float]
+  ) -> None:
+    """Copies the state to the host and returns; it is written in the background, after the save before it.
 
-    The checkpoint of a `finished` run is parameters only, a third of the size: nothing is left to go on with.
+    The copy is whole when this returns, so that the next step may be given the state's buffers. On a CPU the copy is
+    the buffers themselves, which JAX does not give away while they are read.
+
+    Args:
+      step: steps done.
+      state: what is saved; the checkpoint of a `finished` run is parameters only, a third of the size: nothing is left
+        to go on with.
+      identity: the JSON-able values that a resumed run must share.
+      finished: whether this was the last step.
+      metrics: `validation/loss` decides which checkpoint is the best; empty where this step was not validated.
     """
     items = {"params": ocp.args.StandardSave(state.params), "identity": ocp.args.JsonSave(identity)}
     if not finished:
       items["optimizer"] = ocp.args.StandardSave({"step": state.step, "state": state.optimizer})
-    self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+    with jax.transfer_guard("allow"):
+      self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
 
   def identity(self, step: int) -> dict[str, Any]:
     """What `save` was told the checkpoint belongs to."""
@@ -66,41 +95,36 @@ class Checkpoints:
 
 
 def is_checkpoint(path: str) -> bool:
-  """Whether `path` is a workdir with checkpoints, its `checkpoints/` folder, or one step in there."""
-  return _locate(path) is not None
+  """Whether `path` names a checkpoint: see `load_params`."""
+  return _locate(pathlib.Path(path)) is not None
 
 
 def load_identity(path: str) -> dict[str, Any]:
   """What the checkpoint that `path` names belongs to, and its `step`; UserError where there is none."""
-  directory, step = _whole_checkpoint(path)
-  manager = ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True))
-  identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
-  manager.close()
-  return {**identity, "step": step}
+  with _opened(path) as (_, identity):
+    return identity
 
 
 def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, Any]]:
   """The float32 parameters of a checkpoint and its identity, without the optimizer's state.
 
   Args:
-    path: a workdir (its last checkpoint), its `checkpoints/` folder, or one step in there.
+    path: a workdir (its last checkpoint), `WORKDIR/best` (that of the lowest validation loss), its `checkpoints/`
+      folder, or one step in there.
     mesh: where to place the parameters, None for the default device.
 
   Raises:
-    UserError: there is no whole checkpoint.
+    UserError: there is no whole checkpoint, or for `best` none with a validation loss.
   """
-  directory, step = _whole_checkpoint(path)
-  manager = ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True))
-  identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
-  target = abstract_params(model_config_from_dict(identity["model"]), jnp.float32)
-  if mesh is not None:
-    shardings = parameter_shardings(target, mesh)
-  else:
-    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), target)
-  target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, shardings)
-  params = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))["params"]
-  manager.close()
-  return params, identity
+  with _opened(path) as (manager, identity):
+    target = abstract_params(model_config_from_dict(identity["model"]), jnp.float32)
+    if mesh is not None:
+      shardings = parameter_shardings(target, mesh)
+    else:
+      shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), target)
+    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, shardings)
+    params = manager.restore(identity["step"], args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
+    return params["params"], identity
 
 
 def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
@@ -121,20 +145,40 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
   return found
 
 
-def _whole_checkpoint(path: str) -> tuple[pathlib.Path, int]:
-  located = _locate(path)
+def _reader(directory: pathlib.Path) -> contextlib.closing[ocp.CheckpointManager]:
+  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_loss, best_mode="min")
+  return contextlib.closing(ocp.CheckpointManager(directory.absolute(), options=options))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[ocp.CheckpointManager, dict[str, Any]]]:
+  """The manager that holds the checkpoint that `path` names, and the checkpoint's identity with its `step`."""
+  located = _locate(pathlib.Path(path))
   if located is None:
     raise UserError(f"{path} holds no whole checkpoint; give a workdir of `medjax train` that has one")
-  return located
+  directory, step = located
+  with _reader(directory) as manager:
+    identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
+    yield manager, {**identity, "step": step}
 
 
-def _locate(path: str) -> tuple[pathlib.Path, int] | None:
+def _locate(path: pathlib.Path) -> tuple[pathlib.Path, int] | None:
   """(checkpoints folder, step) that a path names, or None."""
-  root = pathlib.Path(path)
-  if root.name.isdigit() and (root / "params").is_dir():
-    return root.parent, int(root.name)
-  for directory in (root / DIRECTORY, root):
+  if path.name.isdigit() and (path / "params").is_dir():
+    return path.parent, int(path.name)
+  if path.name == BEST and not path.exists():
+    located = _locate(path.parent)
+    return located and (located[0], _best_step(located[0]))
+  for directory in (path / DIRECTORY, path):
     steps = [int(p.name) for p in directory.glob("[0-9]*") if p.name.isdigit() and (p / "params").is_dir()]
     if steps:
       return directory, max(steps)
   return None
+
+
+def _best_step(directory: pathlib.Path) -> int:
+  with _reader(directory) as manager:
+    step = manager.best_step()
+  if step is None:
+    raise UserError(f"no checkpoint in {directory} has a validation loss; train with evaluation.every, or name a step")
+  return step

@@ -5,12 +5,15 @@ import dataclasses
 import pathlib
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from medjax import config as schema
 from medjax import files, tasks
@@ -53,7 +56,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   Raises:
     UserError: the config, data or workdir cannot be used.
     RunError: the loss is not finite, or step 0 shows that policy and reference are not the same model.
-    Stopped: SIGTERM came; a checkpoint is saved.
+    Stopped: SIGTERM came; what was trained is saved.
   """
   if config.method not in ("sft", "dpo"):
     raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
@@ -82,14 +85,18 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     saver = closing.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep)))
     identity = _identity(config, described.config, encoder, found, steps)
     start = saver.latest() or 0
+    saved = saver.identity(start) if start else None
     if start < steps and config.train.init_from:
       identity["init_from"] = _origin(config.train.init_from, identity)
-    _refuse_other_run(workdir, saver.identity(start) if start else None, identity)
+    _refuse_other_run(workdir, saved, identity)
     if start == steps:
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
     initial = _initial_params(config, model, devices)
+    identity["weights"] = reference.weights_fingerprint(initial)
+    _refuse_other_run(workdir, saved, identity)
     files.write_json(workdir / "config.json", schema.as_dict(config))
+    stop.end_here(start, steps)
 
     # ---- Reference ------------------------------------------------------------------------------------------------
     objective = objective_of(config)
@@ -98,21 +105,27 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
       about = {"model": repr(described.config), "dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
       pass_over = (config.train.row_length, score_rows, sharding, about)
       with progress(len(groups) + len(validation), "reference") as bar:
+
+        def advance(count: int) -> None:
+          bar.update(count)
+          stop.end_here(start, steps)
+
         if config.preference.reference == "live":
           live = jax.tree.map(jnp.copy, initial)
         else:
-          known = reference.reference_logps(graph, initial, groups, *pass_over, bar.update)
+          known = reference.reference_logps(graph, initial, groups, *pass_over, advance)
         if validation and config.evaluation.every:
-          known_validation = reference.reference_logps(graph, initial, validation, *pass_over, bar.update)
+          known_validation = reference.reference_logps(graph, initial, validation, *pass_over, advance)
 
     optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
     abstract = state.abstract(initial, optimizer)
     places = state.shardings(abstract, optimizer, devices)
     if start:
+      del initial
       current = saver.restore(start, abstract, places)
     else:
       current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(initial)
-    del initial
+      del initial
 
     # ---- Plan and step --------------------------------------------------------------------------------------------
     plan = Plan(
@@ -126,33 +139,51 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
       known,
     )
     step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
-    rates = learning_rates(config, steps)
+    rates = jax.device_get(learning_rates(config, steps)(np.arange(steps))).astype(np.float32)
     title = f"{config.method} {config.task}".strip()
     telemetry = closing.enter_context(contextlib.closing(Telemetry(workdir, start, steps, title)))
     recorder = _Recorder(telemetry, objective, config.model.dtype)
-    stop.listen()
 
-    # ---- Loop: the metrics of a step are fetched after the next one is under way -----------------------------------
+    # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
+    closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
+    places = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
     pending = None
-    for done, item in enumerate(plan.iterate(start), start=start + 1):
-      batches = jax.device_put(item.batches, mesh.batch_sharding(devices, leading=1))
-      rate = float(rates(done - 1))
-      current, metrics = step_fn(current, live, batches, np.int32(item.used), np.float32(rate))
+    for done, (item, arguments) in enumerate(_placed(plan.iterate(start), rates[start:], *places), start=start + 1):
+      current, metrics = step_fn(current, live, *arguments)
       if pending:
         recorder.record(*pending)
-      pending = (done, metrics, item, {"learning_rate": rate})
-      evaluated = config.evaluation.every and done % config.evaluation.every == 0 and validation
-      if evaluated:
+      validated = {}
+      if validation and _is_due(config.evaluation.every, done, steps):
         scoring = (config.train.row_length, score_rows, sharding)
-        pending[3].update(_validation(graph, current.params, validation, objective, known_validation, *scoring))
+        validated = _validation(graph, current.params, validation, objective, known_validation, *scoring)
+      pending = (done, metrics, item, {"learning_rate": float(rates[done - 1]), **validated})
       stopping = stop.requested and done < steps
-      if done == steps or stopping or (config.checkpoint.every and done % config.checkpoint.every == 0):
+      if done == steps or stopping or _is_due(config.checkpoint.every, done):
         recorder.record(*pending)  # a bad step is never saved
         pending = None
-        saver.save(current, identity, finished=done == steps)
+        saver.save(done, current, identity, done == steps, validated)
       if stopping:
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
     return TrainResult(steps, recorder.tokens, recorder.seconds, recorder.last)
+
+
+def _is_due(every: int, done: int, last: int | None = None) -> bool:
+  """Whether something that happens every so many steps (0: never), and after the last one, happens now."""
+  return every > 0 and (done % every == 0 or done == last)
+
+
+def _placed(
+  items: Iterable[StepBatch], rates: Iterable[np.float32], over_rows: NamedSharding, everywhere: NamedSharding
+) -> Iterator[tuple[StepBatch, tuple]]:
+  """What each step reads, and the same on the mesh; a step's data is on its way before the step ahead of it starts."""
+  ready = None
+  for item, rate in zip(items, rates, strict=True):
+    arguments = jax.device_put((item.batches, np.int32(item.used), rate), (over_rows, everywhere, everywhere))
+    if ready:
+      yield ready
+    ready = item, arguments
+  if ready:
+    yield ready
 
 
 class _Recorder:
@@ -174,7 +205,8 @@ class _Recorder:
         "lower optimizer.learning_rate or look at these rows"
       )
     if step == 1:
-      check_first_step(values, self._objective, self._dtype)
+      with jax.transfer_guard("allow"):
+        check_first_step(values, self._objective, self._dtype)
     values |= {"tokens": item.tokens, "tokens_per_second": item.tokens / seconds, "padded_share": item.padded_share}
     self.last = values
     self._telemetry.write(step, values)
@@ -198,20 +230,23 @@ def check_first_step(values: dict[str, float], objective: Objective, dtype: str)
 
 
 class _StopRequest:
-  """Notes SIGTERM from `listen` on, so that the loop can save and stop."""
+  """Notes SIGTERM, so that what runs can end where nothing is lost."""
 
   def __init__(self):
     self.requested = False
     self._previous = None
 
-  def listen(self):
-    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
-      self._previous = signal.signal(signal.SIGTERM, self._note)
+  def end_here(self, done: int, steps: int) -> None:
+    """Raises Stopped where SIGTERM came and nothing is trained that is not saved."""
+    if self.requested:
+      raise Stopped(f"stopped before step {done + 1} of {steps}; run the same command to go on")
 
   def _note(self, *_):
     self.requested = True
 
   def __enter__(self):
+    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
+      self._previous = signal.signal(signal.SIGTERM, self._note)
     return self
 
   def __exit__(self, *_):
@@ -254,7 +289,7 @@ def _origin(path: str, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_run(workdir: pathlib.Path, saved: dict[str, Any] | None, identity: dict[str, Any]) -> None:
-  """Raises UserError where the workdir's checkpoint is of another run, as far as `identity` tells."""
+  """Raises UserError where the workdir's checkpoint is of another run, as far as `identity` tells yet."""
   if saved is None:
     return
   changed = checkpoints.differences({key: saved.get(key, {}) for key in identity}, identity)
@@ -268,5 +303,7 @@ def _validation(graph, params, groups, objective, known, row_length, rows, shard
   if objective.method == "sft":
     return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
   margins = (np.stack(logps) - known) @ np.array([1.0, -1.0], np.float32)
-  losses = preference.LOSSES[objective.loss](margins, objective.beta, objective.label_smoothing)
+  of_margins = jax.jit(preference.LOSSES[objective.loss], static_argnums=(1, 2))
+  placed = jax.device_put(margins, NamedSharding(sharding.mesh, P()))
+  losses = jax.device_get(of_margins(placed, objective.beta, objective.label_smoothing))
   return {"validation/loss": float(losses.mean()), "validation/rewards/accuracy": float((margins > 0).mean())}

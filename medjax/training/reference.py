@@ -20,8 +20,10 @@ def _checksums(params: Params) -> jax.Array:
   """Two uint32 sums for each parameter over its bits, mixed with their places; equal on every mesh."""
 
   def sums(x):
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(-1)
-    place = jnp.arange(bits.size, dtype=jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)  # in the flat array, modulo 2^32; x is not reshaped, so it stays sharded
+    for axis, size in enumerate(x.shape):
+      place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     mixed = (bits ^ (place * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA77)
     mixed = mixed ^ (mixed >> 15)
     return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed * (2 * place + 1), dtype=jnp.uint32)])

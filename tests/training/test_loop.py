@@ -2,77 +2,22 @@
 
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from runs import curve, lines, overrides, train
 
 import medjax
-from medjax import config as schema
 from medjax.data.examples import Segments
+from medjax.data.packing import Batch
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.pretrained import load_pretrained
 from medjax.training import checkpoints, loop, reference
 from medjax.training.telemetry import Telemetry
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-  """A tiny model, and rows of which the first 16 train and the last 4 validate."""
-  path = tmp_path_factory.mktemp("home")
-  tiny.write_model(path / "model")
-  draw = random.Random(0)
-  values = [draw.randint(110, 160) for _ in range(20)]
-  splits = ["train"] * 16 + ["validation"] * 4
-  with open(path / "sft.jsonl", "w") as sft, open(path / "dpo.jsonl", "w") as dpo:
-    for index, (value, split) in enumerate(zip(values, splits, strict=True)):
-      answers = [" low", " not low"] if value < 135 else [" not low", " low"]
-      row = {"id": f"case-{index}", "split": split, "prompt": f"sodium {value} mmol/L" + " again" * (index % 4)}
-      sft.write(json.dumps({**row, "completion": answers[0]}) + "\n")
-      dpo.write(json.dumps({**row, "chosen": answers[0], "rejected": answers[1]}) + "\n")
-  return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv("MEDJAX_CACHE", str(tmp_path / "cache"))
-  return tmp_path / "cache"
-
-
-def overrides(home, method="sft", **changes):
-  """Settings of a short run; `section__key` stands for `section.key`."""
-  return {
-    "method": method,
-    "model.path": str(home / "model"),
-    "data.source": str(home / f"{method}.jsonl"),
-    "preference.pairs": "given",
-    "train.steps": 6,
-    "train.batch_size": 8,
-    "train.row_length": 96,
-    "optimizer.learning_rate": 0.01,
-    "optimizer.warmup_steps": 2,
-  } | {key.replace("__", "."): value for key, value in changes.items()}
-
-
-def train(workdir, settings):
-  config = schema.with_overrides(schema.base_config(), settings)
-  schema.validate(config)
-  return loop.train(config, workdir)
-
-
-def lines(workdir):
-  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def curve(workdir):
-  """What must be equal, bit for bit, however often a run was interrupted."""
-  return [(line["step"], line["loss"], line["grad_norm"], line["learning_rate"]) for line in lines(workdir)]
 
 
 class Crash(Exception):
@@ -111,9 +56,7 @@ def test_a_run_and_what_it_writes(home, tmp_path):
   assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-  ("method", "reference_from"), [("sft", "precomputed"), ("dpo", "precomputed"), ("dpo", "live")]
-)
+@pytest.mark.parametrize(("method", "reference_from"), [("sft", "precomputed"), ("dpo", "live")])
 def test_a_crash_leaves_no_trace_in_the_curve(home, tmp_path, monkeypatch, method, reference_from):
   settings = overrides(home, method, train__steps=7, preference__reference=reference_from)
   train(tmp_path / "whole", settings)
@@ -149,44 +92,51 @@ def test_sigterm_saves_and_stops(home, tmp_path, monkeypatch):
   assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 
-def test_processes_killed_and_stopped(home, tmp_path):
-  """SIGTERM ends a process with 75; kill -9 ends it anywhere; the same command ends up with the same curve."""
-  settings = overrides(home, train__steps=100, checkpoint__every=10)
+@pytest.mark.parametrize(("place", "message"), [("reference", "before step 1 of 4"), ("validation", "at step 2 of 4")])
+def test_sigterm_outside_of_steps(home, tmp_path, monkeypatch, place, message):
+  settings = overrides(home, "dpo", train__steps=4, evaluation__every=2)
+  train(tmp_path / "whole", settings)
+  (tmp_path / "cache").rename(tmp_path / "old")
+  module = {"reference": reference, "validation": loop}[place]
+  score = module.score
 
-  def command(workdir):
-    words = [f"--config.{key}={value}" for key, value in settings.items()]
-    return [sys.executable, "-m", "medjax", "train", f"--workdir={workdir}", *words]
+  def scoring(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return score(*arguments)
 
-  def started(workdir):
-    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
-    env = os.environ | {"MEDJAX_CACHE": str(tmp_path / "cache"), "XLA_FLAGS": flags}
-    return subprocess.Popen(command(workdir), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  with monkeypatch.context() as patch, pytest.raises(Stopped, match=message):
+    patch.setattr(module, "score", scoring)
+    train(tmp_path / "run", settings)
+  assert train(tmp_path / "run", settings).steps == 4
+  assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
-  def ended_after(count, workdir, signal_number):
-    """Starts a process, sends it a signal once it has written so many lines, and tells how it ended."""
-    process, metrics = started(workdir), workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-      if metrics.exists() and metrics.read_bytes().count(b"\n") >= count:
-        process.send_signal(signal_number)
-        break
-      time.sleep(0.005)
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
 
-  whole, run = tmp_path / "whole", tmp_path / "run"
-  uninterrupted = started(whole)
-  code, stderr = ended_after(5, run, signal.SIGTERM)
-  assert code == 75, stderr
-  assert stderr.strip().splitlines()[-1].startswith("medjax train: stopped at step ")
-  code, _ = ended_after(len(lines(run)) + 25, run, signal.SIGKILL)
-  assert code == -signal.SIGKILL
-  last = started(run)
-  for process in (uninterrupted, last):
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-  assert [line["step"] for line in lines(run)] == list(range(1, 101))
-  assert curve(run) == curve(whole)
+def test_a_step_finds_its_batch_placed_and_never_waits_for_metrics(home, tmp_path, monkeypatch):
+  events = []
+  device_put, jitted_step, write = jax.device_put, loop.jitted_step, Telemetry.write
+
+  def placing(x, *arguments, **options):
+    if isinstance(x, tuple) and isinstance(x[0], Batch):
+      events.append("place")
+    return device_put(x, *arguments, **options)
+
+  def stepping(*arguments):
+    step_fn = jitted_step(*arguments)
+
+    def step(*inputs):
+      events.append("step")
+      with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        jnp.asarray(1.0) + 1.0  # a transfer that nobody asked for
+      return step_fn(*inputs)
+
+    return step
+
+  monkeypatch.setattr(jax, "device_put", placing)
+  monkeypatch.setattr(loop, "jitted_step", stepping)
+  monkeypatch.setattr(Telemetry, "write", lambda *arguments: (events.append("metrics"), write(*arguments)))
+  train(tmp_path / "run", overrides(home, train__steps=4))
+  first, last = ["place", "place", "step"], ["step", "metrics", "metrics"]
+  assert events == [*first, "place", "step", "metrics", "place", "step", "metrics", *last]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +166,18 @@ def test_other_rows_are_refused(home, tmp_path, monkeypatch):
     train(tmp_path / "run", settings)
   source.write_text(rows.replace("not low", "not  low", 1))
   with pytest.raises(UserError, match=r"holds another run \(data: '\w+' -> '\w+'\); use another --workdir"):
+    train(tmp_path / "run", settings)
+
+
+def test_other_weights_under_the_same_path_are_refused(home, tmp_path, monkeypatch):
+  model = tmp_path / "model"
+  tiny.write_model(model)
+  settings = overrides(home, checkpoint__every=2) | {"model.path": str(model)}
+  with monkeypatch.context() as patch, pytest.raises(Crash):
+    crash_at(4, patch)
+    train(tmp_path / "run", settings)
+  tiny.write_model(model, seed=1)
+  with pytest.raises(UserError, match=r"holds another run \(weights: '\w+' -> '\w+'\); use another --workdir"):
     train(tmp_path / "run", settings)
 
 
