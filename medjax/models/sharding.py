@@ -96,16 +96,22 @@ def _look_up_backward(dtype, residuals, gradient_BTD):
 look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
-def place(arrays: Any, sharding: jax.sharding.Sharding | None) -> Any:
+def place(arrays: Any, shardings: Any) -> Any:
   """Host arrays, the same in every process, as arrays on the devices; each process feeds its own devices alone.
 
   Args:
-    arrays: a tree of NumPy arrays.
-    sharding: where each of them lives; it may span processes. None for the default device.
+    arrays: a tree of arrays.
+    shardings: where each of them lives: one sharding, or a tree of which `arrays` is a tree or goes deeper. Shardings
+      may span processes. None for the default device.
   """
-  if sharding is None or sharding.is_fully_addressable:
-    return jax.device_put(arrays, sharding)
-  return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, np.asarray(x).__getitem__), arrays)
+  if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+    return jax.device_put(arrays, shardings)
+
+  def feed(sharding, subtree):
+    hosted = jax.tree.map(np.asarray, subtree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), hosted)
+
+  return jax.tree.map(feed, shardings, arrays)
 
 
 def parameter_specs(params: Any) -> Any:

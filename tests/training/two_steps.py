@@ -1,0 +1,62 @@
+"""Two steps of SFT and of DPO on a mesh: as a script, one process of several that hold the mesh together.
+
+Usage: two_steps.py COORDINATOR PROCESSES PROCESS OUTPUT
+"""
+
+import sys
+
+import jax
+import numpy as np
+import packed
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from medjax.objectives.scoring import score
+from medjax.training import mesh, state
+from medjax.training.optimizer import make_optimizer
+from medjax.training.step import Objective, jitted_step
+
+ROWS = 8
+
+
+def two_steps(method: str, sizes: dict[str, int], devices: list | None = None) -> dict[str, np.ndarray]:
+  """Metrics of both steps and the state after them, by name; DPO with reference log-probabilities computed ahead."""
+  graph, params = packed.decoder()
+  optimizer = make_optimizer(1.0, 0.01)
+  members = packed.random_groups(2 * ROWS, 1 if method == "sft" else 2, seed=4)
+  rows = packed.one_by_one(members, rows=2 * ROWS)
+  devices = mesh.make_mesh(sizes, devices)
+  with jax.set_mesh(devices), jax.default_matmul_precision("highest"):
+    if method == "dpo":
+      reference = mesh.place(packed.decoder(seed=1)[1], mesh.parameter_shardings(params, devices))
+      known = np.stack(score(graph, reference, members, 40, ROWS, mesh.batch_sharding(devices)))
+      rows.reference_logp[:, :2] = known
+    batches = jax.tree.map(lambda x: x.reshape(2, ROWS, *x.shape[1:]), rows)
+    placed = mesh.place(params, mesh.parameter_shardings(params, devices))
+    places = state.shardings(state.abstract(placed, optimizer), optimizer, devices)
+    current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places)(placed)
+    over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
+    arguments = mesh.place((batches, np.int32(2), np.float32(1e-3)), (over_rows, everywhere, everywhere))
+    step = jitted_step(graph, Objective(method, beta=0.3), 1.0, 0.01)
+    found = {}
+    for number in (1, 2):
+      current, metrics = step(current, None, *arguments)
+      found |= {f"{method} step {number} {key}": value for key, value in jax.device_get(metrics).items()}
+    whole = jax.device_get(jax.jit(lambda x: x, out_shardings=everywhere)(current))
+    for path, x in jax.tree_util.tree_leaves_with_path(whole.optimizer[1].mu):
+      found[f"{method} gradients {jax.tree_util.keystr(path)}"] = x
+  return found
+
+
+def main(coordinator: str, processes: str, process: str, output: str) -> None:
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  jax.distributed.initialize(coordinator, int(processes), int(process))
+  assert jax.process_count() == int(processes)
+  assert len(jax.local_devices()) < len(jax.devices())
+  # Rows and weights are cut over the processes, heads within each.
+  sizes = {"data": 1, "fsdp": int(processes), "tensor": -1, "sequence": 1}
+  np.savez(output, **two_steps("sft", sizes), **two_steps("dpo", sizes))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
