@@ -54,7 +54,7 @@ def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[
 
 def curves(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
   """(task, figure) for each task that was trained: loss by step, and what preference training records."""
-  for task in dict.fromkeys(run["task"] for run in runs):
+  for index, task in enumerate(dict.fromkeys(run["task"] for run in runs)):
     panels = []
     for method in dict.fromkeys(run["method"] for run in runs if run["task"] == task):
       own = [run["steps"] for run in runs if (run["task"], run["method"]) == (task, method)]
@@ -66,7 +66,7 @@ def curves(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     if panels:
       shown = task.replace("_", " ")
       alt = f"Training curves of {shown}: {', '.join(panel.title for panel in panels)}, by optimizer step."
-      yield shown, figures.curves(f"curves-{task}", alt, panels)
+      yield shown, figures.curves(f"curves{index}", alt, panels)
 
 
 def _bounded(target) -> bool:

@@ -1,6 +1,5 @@
 """`report.html`: a study to look at, print and pass on, as one file that loads nothing."""
 
-import json
 import os
 import pathlib
 import re
@@ -10,7 +9,6 @@ from typing import Any
 import jinja2
 
 from medjax import files
-from medjax.errors import UserError
 from medjax.study import methods_text, names, report, report_figures
 from medjax.study.compare import p_text
 
@@ -38,33 +36,6 @@ _SETTINGS = {  # columns of the table of training runs, from the configs
 }
 
 
-def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The training curves of a study's runs.
-
-  Args:
-    workdir: the study's folder, with `runs/TASK/seedN/METHOD/candidateN/`.
-    study: what `study.json` holds; `training` names the chosen runs.
-
-  Returns:
-    For each run `task, method, seed`, `steps` (the lines of its metrics.jsonl) and `config`.
-
-  Raises:
-    UserError: a file of a run is not there.
-  """
-  curves = []
-  for row in study.get("training", []):
-    folder = pathlib.Path(workdir, "runs", row["task"], f"seed{row['seed']}", row["method"])
-    folder /= f"candidate{row['candidate']}"
-    for name in ("metrics.jsonl", "config.json"):
-      if not (folder / name).exists():
-        raise UserError(f"{folder / name} is not there; run the study again to finish it")
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    run = {key: row[key] for key in ("task", "method", "seed")}
-    curves.append({**run, "steps": [json.loads(line) for line in lines], "config": config})
-  return curves
-
-
 def write_html(
   study: Mapping[str, Any],
   path: str | os.PathLike,
@@ -78,9 +49,9 @@ def write_html(
   Args:
     study: what `study.json` holds; `confusion`, `training`, `protocol` and `environment` may be absent.
     path: where to write.
-    curves: of the training runs, as `read_curves` gives them; `config` may be absent.
-    examples: test rows to show, `task, id, prompt, reference` and `answers` (method -> text). Clinical text: the report
-      holds none unless it is given here.
+    curves: of the training runs, as `recorded.read_curves` gives them; `config` may be absent.
+    examples: test rows to show, as `recorded.read_examples` gives them. Clinical text: the report holds none unless it
+      is given here.
 
   Raises:
     UserError: `results`, `comparisons` or `recommendations` is missing, or `results` is empty.

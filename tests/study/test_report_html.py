@@ -9,7 +9,8 @@ from chromium import visit
 from test_report import COST, STUDY, WHERE, result
 
 from medjax.errors import UserError
-from medjax.study import figures, report_html
+from medjax.study import figures, recorded, report_html
+from medjax.tasks import triage
 
 CONFIG = {
   "data": {"source": "", "train_rows": 48},
@@ -175,10 +176,30 @@ def test_curves_are_read_from_the_runs_of_a_study(tmp_path):
   folder.mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps(CONFIG))
   with pytest.raises(UserError, match="metrics.jsonl is not there"):
-    report_html.read_curves(tmp_path, {"training": [row]})
+    recorded.read_curves(tmp_path, {"training": [row]})
   (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-  (found,) = report_html.read_curves(tmp_path, {"training": [row]})
+  (found,) = recorded.read_curves(tmp_path, {"training": [row]})
   assert found == {"task": "triage", "method": "dpo", "seed": 3, "steps": LINES, "config": CONFIG}
+
+
+def test_examples_are_read_from_the_runs_of_a_study(tmp_path):
+  rows = {"triage": triage.rows("test", 3)}
+  chosen = [{"task": "triage", "seed": 0, "method": method, "candidate": 0} for method in ("base", "sft")]
+  for run, more in zip(chosen, ({}, {"text": "call a nurse"}), strict=True):
+    folder = tmp_path / f"runs/triage/seed0/{run['method']}/candidate0/eval/test"
+    folder.mkdir(parents=True)
+    lines = [
+      {"id": row.id, "prediction": {"provider": "nurse", "urgency": None}, **more} for row in reversed(rows["triage"])
+    ]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  changed = study(protocol={**PROTOCOL, "chosen": chosen})
+  found = recorded.read_examples(tmp_path, changed, rows, 2)
+  assert [example["id"] for example in found] == [row.id for row in rows["triage"][:2]]
+  assert found[0]["answers"] == {"base": "nurse, None", "sft": "call a nurse"}
+  assert found[1]["prompt"] == rows["triage"][1].fields["message"]
+  assert "call a nurse" in words(written(tmp_path, changed, examples=found))
+  with pytest.raises(UserError, match="base has no answer for row"):
+    recorded.read_examples(tmp_path, changed, {"triage": triage.rows("validation", 1)}, 1)
 
 
 def test_long_curves_keep_their_mean_and_ends():
