@@ -12,6 +12,13 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "workdir", None, "Folder of the study; the same command goes on there.", required=True, flag_values=values
   )
+  flags.DEFINE_integer(
+    "examples",
+    0,
+    "Test rows of each task to show in report.html, with every answer: clinical text.",
+    0,
+    flag_values=values,
+  )
   flags.DEFINE_boolean("json", False, "Print study.json at the end, and nothing else on stdout.", flag_values=values)
 
 
@@ -21,12 +28,12 @@ def _run(arguments: Arguments) -> None:
   from medjax.study.run import study
 
   workdir = pathlib.Path(arguments.flags.workdir)
-  results = study(config, workdir)
+  results = study(config, workdir, arguments.flags.examples)
   if arguments.flags.json:
     print(json.dumps(results, indent=2))
     return
   print(console_table(results))
-  for name in ("study.json", "report.md"):
+  for name in ("study.json", "report.md", "report.html"):
     print(workdir / name)
 
 

@@ -21,14 +21,15 @@ import medjax
 from medjax import config as schema
 from medjax import files, tasks
 from medjax.data import items
+from medjax.data.examples import Row
 from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
 from medjax.evaluation.metrics import higher_is_better, score_texts
 from medjax.models.pretrained import Pretrained, load_pretrained
-from medjax.study import compare, plan, report
+from medjax.study import compare, plan, recorded, report, report_html
 from medjax.study.plan import Run, run_config
 from medjax.tasks.baselines import BASELINES
-from medjax.tasks.task import TextTarget
+from medjax.tasks.task import Task, TextTarget
 from medjax.training import checkpoints
 from medjax.training.loop import train
 
@@ -37,12 +38,13 @@ RESAMPLES = 2000
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "scikit-learn")
 
 
-def study(config, workdir: pathlib.Path) -> dict[str, Any]:
-  """Runs the study, or what is missing of it, and writes `study.json` and `report.md`.
+def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
+  """Runs the study, or what is missing of it, and writes `study.json`, `report.md` and `report.html`.
 
   Args:
     config: a validated run config; `study` says what is compared.
     workdir: the study's folder.
+    examples: how many test rows of each task `report.html` shows, which is clinical text.
 
   Returns:
     What `study.json` holds (schema in docs/architecture.md).
@@ -73,6 +75,11 @@ def study(config, workdir: pathlib.Path) -> dict[str, Any]:
   results["environment"] = _environment(config, workdir, chosen, time.time() - started)
   files.write_json(workdir / "study.json", results)
   report.write_report(results, workdir / "report.md")
+  shown = []
+  if examples:
+    rows = {task.name: _test_rows(config, task) for task in _tasks(chosen)}
+    shown = recorded.read_examples(workdir, results, rows, examples)
+  report_html.write_html(results, workdir / "report.html", recorded.read_curves(workdir, results), shown)
   return results
 
 
@@ -174,7 +181,7 @@ def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> d
   """What needs no language model, fitted on the rows that the first seed's SFT had; nothing where there are none."""
   answers = {}
   seed = config.study.seeds[0]
-  for task in map(tasks.get, dict.fromkeys(run.task for run in chosen.values())):
+  for task in _tasks(chosen):
     runs = [chosen[task.name, seed, method] for method in config.study.methods]
     run = chosen.get((task.name, seed, "sft"), runs[0])
     rows = items.task_rows(run_config(config, run, workdir), task)
@@ -190,6 +197,14 @@ def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> d
           found["scores"] = score_texts(task, name, rows["test"], predictions)
         answers[task.name, name, method, seed] = found
   return answers
+
+
+def _tasks(chosen: Mapping[tuple[str, int, str], Run]) -> list[Task]:
+  return [tasks.get(name) for name in dict.fromkeys(run.task for run in chosen.values())]
+
+
+def _test_rows(config, task: Task) -> list[Row]:
+  return items.task_rows(schema.with_overrides(config, {"task": task.name}), task)["test"]
 
 
 def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:

@@ -156,13 +156,20 @@ def test_predict_passes_its_files(tmp_path, replace):
 
 
 def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, capsys):
-  replace("medjax.study.run", study=lambda config, workdir: {"results": []})
+  asked = []
+
+  def study(config, workdir, examples):
+    asked.append(examples)
+    return {"results": []}
+
+  replace("medjax.study.run", study=study)
   replace("medjax.study.report", console_table=lambda study: f"table of {len(study['results'])}")
   argv = ["study", "--config.study.tasks=triage", f"--workdir={tmp_path}"]
   assert main.main(argv) == 0
-  assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n"
-  assert main.main([*argv, "--json"]) == 0
+  assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n{tmp_path}/report.html\n"
+  assert main.main([*argv, "--json", "--examples=2"]) == 0
   assert json.loads(capsys.readouterr().out) == {"results": []}
+  assert asked == [0, 2], "no clinical text unless it is asked for"
 
 
 def test_generate_prints_a_json_line_for_each_prompt(tmp_path, replace, capsys, monkeypatch):

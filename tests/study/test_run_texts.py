@@ -85,6 +85,10 @@ def test_texts_and_labels_have_results_and_comparisons(done):
   assert study["protocol"]["answers"] == {"handover": "generated greedily, up to 8 tokens"}
   assert json.loads((workdir / "study.json").read_text()) == json.loads(json.dumps(study))
   assert (workdir / "report.md").exists()
+  report = (workdir / "report.html").read_text()
+  assert "The sodium is" not in report, "no clinical text unless it is asked for"
+  study_run.study(done[0], workdir, examples=1)
+  assert "The sodium is 150 today" in (workdir / "report.html").read_text()
 
 
 def test_baselines_of_texts_and_labels(done):
