@@ -71,13 +71,15 @@ def attend(
   G = H // K
   # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul. With
   # the axes left to the compiler, forward and backward took twice as long on a CPU.
-  q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, E)
-  k_BKCE, v_BKCE = k_BCKE.transpose(0, 2, 1, 3), v_BCKE.transpose(0, 2, 1, 3)
+  # Queries stay where their tokens are; keys and values of all tokens come to them.
+  q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, E)
+  q_BKME = constrain(q_BKME, "BKT-")
+  k_BKCE, v_BKCE = (constrain(x_BCKE.transpose(0, 2, 1, 3), "BK--") for x_BCKE in (k_BCKE, v_BCKE))
   scores_BKMC = jnp.einsum("BKME,BKCE->BKMC", q_BKME, k_BKCE, preferred_element_type=jnp.float32) * E**-0.5
-  scores_BKGTC = jnp.where(visible_BTC[:, None, None], scores_BKMC.reshape(B, K, G, T, C), -1e30)
-  weights_BKMC = jax.nn.softmax(scores_BKGTC, axis=-1).astype(v_BCKE.dtype).reshape(B, K, G * T, C)
+  scores_BKTGC = jnp.where(visible_BTC[:, None, :, None], scores_BKMC.reshape(B, K, T, G, C), -1e30)
+  weights_BKMC = jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BCKE.dtype).reshape(B, K, T * G, C)
   out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
-  return out_BKME.reshape(B, K, G, T, E).transpose(0, 3, 1, 2, 4).reshape(B, T, H, E)
+  return out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E)
 
 
 class Attention(nnx.Module):
