@@ -6,12 +6,18 @@ import re
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.cli.verb import Arguments, Verb, load_config, run_config
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint directory or model.", required=True, flag_values=values)
+  flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
+    required=True,
+    flag_values=values,
+  )
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
@@ -23,7 +29,7 @@ def _define(values: flags.FlagValues) -> None:
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
   workdir = pathlib.Path(values.workdir)
-  config = load_config(arguments, [pathlib.Path(values.checkpoint) / "config.json", workdir / "config.json"])
+  config = load_config(arguments, [run_config(values.checkpoint), workdir / "config.json"])
   if not config.task:
     raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
   split = values.split or config.evaluation.split
@@ -48,7 +54,9 @@ def _name(checkpoint: str, workdir: pathlib.Path, split: str) -> str:
   path = pathlib.Path(checkpoint)
   if path.exists() and path.resolve() == workdir.resolve():
     return split
-  return f"{re.sub(r'[^A-Za-z0-9.]+', '-', path.resolve().name if path.exists() else checkpoint).strip('-.')}-{split}"
+  return (
+    f"{re.sub(r'[^A-Za-z0-9.]+', '-', path.resolve().name if path.parent.exists() else checkpoint).strip('-.')}-{split}"
+  )
 
 
 def _numbers(values: dict, prefix: str = "") -> list[tuple[str, float | int]]:

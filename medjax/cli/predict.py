@@ -4,19 +4,25 @@ import pathlib
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.cli.verb import Arguments, Verb, load_config, run_config
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  flags.DEFINE_string("checkpoint", None, "Workdir, checkpoint directory or model.", required=True, flag_values=values)
+  flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
+    required=True,
+    flag_values=values,
+  )
   flags.DEFINE_string("input", None, "Rows to predict: .jsonl, .csv or .parquet.", required=True, flag_values=values)
   flags.DEFINE_string("output", None, "Where to write predictions, as .jsonl.", required=True, flag_values=values)
 
 
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
-  config = load_config(arguments, [pathlib.Path(values.checkpoint) / "config.json"])
+  config = load_config(arguments, [run_config(values.checkpoint)])
   if not config.task:
     raise UserError("config.task is empty; name the task to predict (`medjax tasks`)")
   if not pathlib.Path(values.input).is_file():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +153,16 @@ def _reword(error: flags.Error) -> str:
     reason = "it takes no value, or true or false" if "Non-boolean" in reason else reason
     return f"--{bad.group(1)} is {bad.group(2)!r}: {reason}"
   return text[0].lower() + text[1:]
+
+
+def run_config(checkpoint: str) -> pathlib.Path:
+  """Where the config of the run lies that a checkpoint is of: WORKDIR, WORKDIR/best or WORKDIR/checkpoints/STEP."""
+  path = pathlib.Path(checkpoint)
+  if path.name == "best" and not path.exists():
+    path = path.parent
+  elif path.name.isdigit() and path.parent.name == "checkpoints":
+    path = path.parent.parent
+  return path / "config.json"
 
 
 def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:

@@ -1,7 +1,8 @@
-"""`medjax` in a process of its own, ended at a chosen point: python interrupted.py POINT train --workdir=... ...
+"""Runs `medjax` in one process after another, each ended at a chosen point: python interrupted.py train --workdir=...
 
-The points are one function each, replaced by one that ends the process there. `reference`, `step`, `save`, `between`
-and `validation` end it with SIGKILL; `stop` sends it SIGTERM in the second step and leaves the rest to medjax.
+Reads points from stdin, a line each; starts a process that runs the command up to there, and prints how it ended. At a
+point one function is replaced by one that ends the process: `reference`, `step`, `save`, `between` and `validation`
+with SIGKILL, `stop` with SIGTERM in its second step, which medjax answers.
 """
 
 import os
@@ -92,5 +93,13 @@ POINTS = {
 
 if __name__ == "__main__":
   runtime.quiet()
-  POINTS[sys.argv[1]]()
-  sys.exit(cli.main(sys.argv[2:]))
+  import medjax.training.loop  # noqa: F401, once for all processes
+
+  for line in sys.stdin:
+    child = os.fork()  # before JAX has started any device or thread
+    if child == 0:
+      POINTS[line.strip()]()
+      status = cli.main(sys.argv[1:])
+      sys.stderr.flush()
+      os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -12,6 +12,7 @@ from orbax.checkpoint._src.serialization import jax_array_handlers
 from runs import lines, overrides, train
 
 import medjax
+from medjax.cli.verb import run_config
 from medjax.errors import UserError
 from medjax.training import checkpoints
 from medjax.training.state import TrainState
@@ -48,6 +49,11 @@ def test_without_validation_there_is_no_best(tmp_path):
   ):
     checkpoints.is_checkpoint(str(tmp_path / "best"))
   assert not checkpoints.is_checkpoint(str(tmp_path / "other" / "best"))
+
+
+@pytest.mark.parametrize("name", ["run", "run/best", "run/checkpoints/12"])
+def test_every_name_of_a_checkpoint_leads_to_its_config(tmp_path, name):
+  assert run_config(str(tmp_path / name)) == tmp_path / "run" / "config.json"
 
 
 def test_steps_go_on_while_a_checkpoint_is_written(home, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Processes that are killed anywhere end where an uninterrupted run ends; a checkpoint goes on under any mesh."""
 
+import contextlib
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -14,12 +16,22 @@ from runs import curve, lines, overrides, train
 from medjax.training import checkpoints, loop, mesh
 
 
-def interrupted(point, workdir, settings):
-  """Runs `medjax train` in a process of its own up to a point; how it ended."""
+@contextlib.contextmanager
+def interruptions(workdir, settings, log):
+  """A function that runs `medjax train` in a process of its own up to a point, and tells how that ended."""
   words = [f"--config.{key}={value}" for key, value in settings.items()]
-  script = pathlib.Path(__file__).with_name("interrupted.py")
-  command = [sys.executable, str(script), point, "train", f"--workdir={workdir}", *words]
-  return subprocess.run(command, capture_output=True, text=True, timeout=300)
+  script = str(pathlib.Path(__file__).with_name("interrupted.py"))
+  command = [sys.executable, script, "train", f"--workdir={workdir}", *words]
+  pipe = subprocess.PIPE
+  with open(log, "w") as stderr, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as parent:
+
+    def ended_at(point):
+      print(point, file=parent.stdin, flush=True)
+      while (line := parent.stdout.readline()) and not re.fullmatch(r"-?\d+\n", line):
+        pass  # what the command itself prints
+      return int(line)
+
+    yield ended_at
 
 
 def steps_saved(workdir):
@@ -35,25 +47,26 @@ def test_killed_anywhere(home, tmp_path, cache):
   settings = overrides(home, "dpo", train__steps=8, checkpoint__every=2, evaluation__every=3)
   run, whole = tmp_path / "run", tmp_path / "whole"
 
-  def killed(point):
-    ended = interrupted(point, run, settings)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+  log = tmp_path / "stderr"
+  with interruptions(run, settings, log) as ended_at:
 
-  killed("reference")
-  assert not list((cache / "reference").glob("*.npy")) and not (run / "metrics.jsonl").exists()
-  killed("save")
-  assert half_written(run) and steps_saved(run) == []
-  assert [line["step"] for line in lines(run)] == [1, 2]
-  killed("step")
-  assert steps_saved(run) == []
-  killed("between")
-  assert steps_saved(run) == [2]
-  killed("validation")
-  assert steps_saved(run) == [2]
-  assert [line["step"] for line in lines(run)] == [1, 2]
-  stopped = interrupted("stop", run, settings)
-  assert stopped.returncode == 75, stopped.stderr
-  assert stopped.stderr.strip().splitlines()[-1].startswith("medjax train: stopped at step 4 of 8 with a checkpoint")
+    def killed(point):
+      assert ended_at(point) == -signal.SIGKILL, log.read_text()
+
+    killed("reference")
+    assert not list((cache / "reference").glob("*.npy")) and not (run / "metrics.jsonl").exists()
+    killed("save")
+    assert half_written(run) and steps_saved(run) == []
+    assert len(lines(run)) >= 2, "the loop does not wait for the save of step 2"
+    killed("step")
+    assert steps_saved(run) == []
+    killed("between")
+    assert steps_saved(run) == [2]
+    killed("validation")
+    assert steps_saved(run) == [2]
+    assert [line["step"] for line in lines(run)] == [1, 2]
+    assert ended_at("stop") == 75, log.read_text()
+  assert log.read_text().splitlines()[-1].startswith("medjax train: stopped at step 4 of 8 with a checkpoint saved")
   assert steps_saved(run) == [4]
 
   train(run, settings)
