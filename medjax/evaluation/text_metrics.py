@@ -81,7 +81,7 @@ def stated(text: str, patterns: Mapping[str, tuple[str, ...]]) -> dict[str, list
   found = {}
   for name, choices in patterns.items():
     try:
-      spans = [match.span() for choice in choices for match in re.finditer(choice, text, re.IGNORECASE)]
+      spans = [match.span() for choice in choices for match in _compiled(choice).finditer(text)]
     except re.error as error:
       raise UserError(f"fact {name!r}: {error.pattern!r} is no regular expression ({error}); correct it") from error
     if spans:
@@ -137,6 +137,11 @@ def score_text(prediction: str, reference: str, source: str, facts: Facts) -> di
     **{name: float(rouge[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")},
     "length_ratio": len(prediction.split()) / len(reference.split()),
   }
+
+
+@functools.lru_cache(4096)  # a row has its own patterns, and re keeps 512
+def _compiled(pattern: str) -> re.Pattern:
+  return re.compile(pattern, re.IGNORECASE)
 
 
 @functools.cache

@@ -8,8 +8,10 @@ algorithm for identifying negated findings and diseases in discharge summaries).
 _IN = r"(?:[^.;!?\n]|\.(?=\d))"
 _START = r"(?:^|[;!?\n]|\.(?!\d)|\bbut\b)"
 _DENIED = r"no|not|nor|none|never|without|den(?:y|ies|ied|ying)|negative for|any|if"
+# A 3-week history and a 74-year-old are no past.
 _ELSEWHERE = (
-  r"history|previous(?:ly)?|past|prior|former(?:ly)?|old|ex|stop(?:s|ped)?|off|normal|rules? out|exclud\w*|unlikely|"
+  r"(?<!(?:day|eek|nth)[ -])(?<!(?:ays|eks|ths) )history|(?<!year[ -])(?<!years )old|previous(?:ly)?|past|prior|"
+  r"former(?:ly)?|ex|stop(?:s|ped)?|off|normal|rules? out|exclud\w*|unlikely|"
   r"family|sister|brother|mother|father|husband|wife|partner|son|daughter|friend|neighbou?r"
 )
 _AFTER = (
@@ -95,9 +97,9 @@ def allergic(expression: str) -> tuple[str, ...]:
   """An allergy of the patient to what the expression finds."""
   return (
     present(rf"(?:{expression}) (?:drug )?allerg\w*"),
-    present(rf"allerg\w*\W{{1,3}}(?:to |includes? |is )?(?:{expression})"),
+    present(rf"allerg\w*[\s:(-]{{1,3}}(?:to |includes? |is )?(?:{expression})"),
     # A question, and its answer in the next clause.
-    rf"\ballerg\w*\? (?:(?:Pt|Dr): )?(?:yes\W+)?(?:{expression})\b",
+    rf"\ballerg\w*\?\s(?:(?:Pt|Dr): )?(?:yes\W+)?(?:{expression})\b",
     present(rf"(?:{expression})\b{_IN}{{0,25}}?\b(?:rash|hives|swelling)"),
   )
 
@@ -105,7 +107,7 @@ def allergic(expression: str) -> tuple[str, ...]:
 NO_ALLERGY = (
   r"\bno (?:known )?(?:drug )?allerg",
   r"\bNKD?A\b",
-  r"\ballerg\w*\W{1,3}(?:(?:Pt|Dr): )?(?:none|nil|no\b)",
+  r"\ballerg\w*[\s:?(-]{1,3}(?:(?:Pt|Dr): )?(?:none|nil|no\b)",
   r"\bden(?:y|ies|ied) (?:any )?(?:drug )?allerg",
   r"\bnot allergic to any",
 )

@@ -48,8 +48,8 @@ def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Genera
     rng: draws the order of the kinds (by weight, without replacement) and one summary of each.
 
   Returns:
-    `(labels, how)`, with `how` in `MISTAKES` or as the row names it. None where the reference is a single sentence and
-    the row has no wrong summaries.
+    `(labels, how)`, with `how` in `MISTAKES` or as the row names it. Empty where the reference is a single sentence
+    and the row has no wrong summaries.
   """
   wrong = fields.get("wrong")
   if not wrong:
