@@ -7,6 +7,7 @@ nothing, so that the same modules run in a notebook.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -51,8 +52,20 @@ def _constrain(x: jax.Array, spec: P) -> jax.Array:
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
-  """Constrains an activation on the mesh in use, one letter a dimension (`"BTD"`); the identity outside a mesh."""
-  return _constrain(x, _spec(letters, _ACTIVATION_AXES))
+  """Constrains an activation on the mesh in use, one letter a dimension (`"BTD"`); the identity outside a mesh.
+
+  A dimension that its axes do not divide stays whole: the one token of a decoding step, for `sequence`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+
+  def divided(size: int, letter: str):
+    axes = _ACTIVATION_AXES.get(letter, ())
+    devices = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+    return axes if axes and size % devices == 0 else None
+
+  return jax.lax.with_sharding_constraint(x, P(*map(divided, x.shape, letters)))
 
 
 def gather(weight: jax.Array, letters: str, dtype: Any) -> jax.Array:

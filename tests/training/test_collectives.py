@@ -107,6 +107,10 @@ def kernel_sizes(sizes):
   return {size // sizes["tensor"]: count for count, size in KERNELS.values()}
 
 
+def local_rows(sizes):
+  return ROWS // (sizes["data"] * sizes["fsdp"])
+
+
 def check_stacks_and_state_stay(found):
   """Nothing of all layers at once is sent, nor a whole table; outside of the microbatches' loop only scalars are."""
   for one in found:
@@ -115,13 +119,15 @@ def check_stacks_and_state_stay(found):
 
 
 def check_gathers(found, sizes, passes: int):
-  """A kernel is gathered over `fsdp` in bfloat16, once for each pass over it; other gathers are of tokens."""
+  """A kernel is gathered over `fsdp` in bfloat16, once a pass; beside kernels, keys and values over `sequence`."""
   gathers = [one for one in found if one.kind == "all-gather" and one.dtype in ("f32", "bf16")]
   kernels = kernel_sizes(sizes)
+  keys = local_rows(sizes) * SHAPE.tokens * KV_HEADS * HEAD
   times = collections.Counter(one.size for one in gathers if one.size in kernels)
   assert times == ({size: passes * count for size, count in kernels.items()} if sizes["fsdp"] > 1 else {})
   for one in gathers:
-    assert one.dtype == "bf16" if one.size in kernels else SHAPE.tokens in one.shape, one
+    assert one.dtype == "bf16", one
+    assert one.size in kernels or (one.size == keys and sizes["sequence"] > 1), one
 
 
 def check_reductions(found, sizes):
@@ -138,7 +144,7 @@ def check_reductions(found, sizes):
 
 def check_activations(found, sizes):
   """Hidden states travel in bfloat16, where `tensor` cuts the products that make them; split tokens stay split."""
-  stream = ROWS // (sizes["data"] * sizes["fsdp"]) * SHAPE.tokens * WIDTH
+  stream = local_rows(sizes) * SHAPE.tokens * WIDTH
   sent = [one for one in found if one.size == stream and one.kind in ("all-gather", "all-reduce")]
   assert not sent or sizes["tensor"] > 1, sent[0]
   assert all(one.kind == "all-reduce" for one in sent)

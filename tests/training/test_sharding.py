@@ -10,6 +10,8 @@ import packed
 import pytest
 
 from medjax.errors import UserError
+from medjax.models.attention import Layout
+from medjax.models.decoder import bind, empty_cache
 from medjax.training import mesh, state
 from medjax.training.optimizer import make_optimizer
 from medjax.training.step import Objective, jitted_step
@@ -88,6 +90,21 @@ def assert_spread(current, sizes):
       pieces = x.size // x.addressable_shards[0].data.size
       wanted = 1 if "scale" in jax.tree_util.keystr(path) else sizes["fsdp"] * sizes["tensor"]
       assert pieces == wanted, jax.tree_util.keystr(path)
+
+
+def test_one_token_on_a_mesh_that_splits_tokens():
+  """A decoding step has one token a row: it is not split."""
+  graph, params = packed.decoder()
+  tokens_BT = jnp.arange(8, dtype=jnp.int32)[:, None]
+  layout = Layout.plain(jnp.ones_like(tokens_BT))
+
+  def hidden(tokens_BT, layout):
+    cache = empty_cache(packed.CONFIG, 8, 4, jnp.float32)
+    return bind(graph, params).extend(tokens_BT, layout, cache, jnp.int32(0))[0]
+
+  with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):
+    got = jax.device_get(jax.jit(hidden)(tokens_BT, layout))
+  np.testing.assert_allclose(got, jax.jit(hidden)(tokens_BT, layout), rtol=1e-5, atol=1e-6)
 
 
 def test_mesh_over_all_devices():
