@@ -9,7 +9,6 @@ import numpy as np
 
 from medjax.data.examples import Segments
 from medjax.data.packing import Batch, RowShape, assign_rows, fill_rows, plain_tokens, row_tokens
-from medjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Plan:
     seed: of the permutations.
     batch_size: groups of a step, over all devices.
     shape: shape of a packed row.
-    microbatch_rows: rows computed at once; 0 for all rows of a step.
-    multiple: rows of a microbatch must divide by this, the devices that share it.
+    microbatch_rows: rows computed at once, a multiple of `multiple`; 0 for all rows of a step.
+    multiple: how many devices share a microbatch's rows (`mesh.check_divides` refuses what does not fit).
     reference_logp: float32 [examples, branches], or None.
   """
 
@@ -61,13 +60,6 @@ class Plan:
   microbatch_rows: int = 0
   multiple: int = 1
   reference_logp: np.ndarray | None = None
-
-  def __post_init__(self):
-    if self.microbatch_rows % self.multiple:
-      raise UserError(
-        f"train.microbatch_rows = {self.microbatch_rows} does not divide over the {self.multiple} devices of the "
-        f"mesh's data and fsdp axes; make it a multiple of {self.multiple}"
-      )
 
   def indices(self, step: int) -> list[int]:
     """Dataset indices of a step's examples."""

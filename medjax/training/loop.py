@@ -65,7 +65,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   devices = mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
   graph = build(described.config, config.model.dtype, config.model.attention, config.model.remat)
-  mesh.check_divides(described.config, devices, config.train.row_length)
+  mesh.check_divides(described.config, devices, config.train.row_length, config.train.microbatch_rows)
 
   # ---- Data -----------------------------------------------------------------------------------------------------
   task = tasks.get(config.task) if config.task else None
@@ -178,7 +178,7 @@ def _placed(
   """What each step reads, and the same on the mesh; a step's data is on its way before the step ahead of it starts."""
   ready = None
   for item, rate in zip(items, rates, strict=True):
-    arguments = jax.device_put((item.batches, np.int32(item.used), rate), (over_rows, everywhere, everywhere))
+    arguments = mesh.place((item.batches, np.int32(item.used), rate), (over_rows, everywhere, everywhere))
     if ready:
       yield ready
     ready = item, arguments
@@ -260,7 +260,7 @@ def _initial_params(config, model: Pretrained | None, devices):
     return checkpoints.load_params(config.train.init_from, devices)[0]
   if model is None:
     return load_pretrained(config.model.path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
-  return jax.tree.map(jnp.copy, jax.device_put(model.params, mesh.parameter_shardings(model.params, devices)))
+  return jax.tree.map(jnp.copy, mesh.place(model.params, mesh.parameter_shardings(model.params, devices)))
 
 
 def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
@@ -304,6 +304,6 @@ def _validation(graph, params, groups, objective, known, row_length, rows, shard
     return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
   margins = (np.stack(logps) - known) @ np.array([1.0, -1.0], np.float32)
   of_margins = jax.jit(preference.LOSSES[objective.loss], static_argnums=(1, 2))
-  placed = jax.device_put(margins, NamedSharding(sharding.mesh, P()))
+  placed = mesh.place(margins, NamedSharding(sharding.mesh, P()))
   losses = jax.device_get(of_margins(placed, objective.beta, objective.label_smoothing))
   return {"validation/loss": float(losses.mean()), "validation/rewards/accuracy": float((margins > 0).mean())}

@@ -85,11 +85,6 @@ def test_reference_reaches_its_sequence():
     np.testing.assert_array_equal(item.batches.reference_logp, np.where(example >= 0, 2 * example + branch + 1, 0))
 
 
-def test_rows_that_do_not_divide_are_refused():
-  with pytest.raises(UserError, match="train.microbatch_rows = 6 does not divide over the 4 devices"):
-    plan(microbatch_rows=6, multiple=4)
-
-
 def test_a_group_that_never_fits_is_named_before_the_first_step():
   groups = packed.random_groups(5, 2)
   longest = max(groups, key=row_tokens)

@@ -13,7 +13,6 @@ from runs import curve, lines, overrides, train
 
 import medjax
 from medjax.data.examples import Segments
-from medjax.data.packing import Batch
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.pretrained import load_pretrained
 from medjax.training import checkpoints, loop, reference
@@ -113,12 +112,11 @@ def test_sigterm_outside_of_steps(home, tmp_path, monkeypatch, place, message):
 
 def test_a_step_finds_its_batch_placed_and_never_waits_for_metrics(home, tmp_path, monkeypatch):
   events = []
-  device_put, jitted_step, write = jax.device_put, loop.jitted_step, Telemetry.write
+  place, jitted_step, write = loop.mesh.place, loop.jitted_step, Telemetry.write
 
-  def placing(x, *arguments, **options):
-    if isinstance(x, tuple) and isinstance(x[0], Batch):
-      events.append("place")
-    return device_put(x, *arguments, **options)
+  def placing(arrays, shardings):
+    events.append("place")
+    return place(arrays, shardings)
 
   def stepping(*arguments):
     step_fn = jitted_step(*arguments)
@@ -131,7 +129,7 @@ def test_a_step_finds_its_batch_placed_and_never_waits_for_metrics(home, tmp_pat
 
     return step
 
-  monkeypatch.setattr(jax, "device_put", placing)
+  monkeypatch.setattr(loop.mesh, "place", placing)
   monkeypatch.setattr(loop, "jitted_step", stepping)
   monkeypatch.setattr(Telemetry, "write", lambda *arguments: (events.append("metrics"), write(*arguments)))
   train(tmp_path / "run", overrides(home, train__steps=4))
