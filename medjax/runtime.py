@@ -12,6 +12,8 @@ def cache_directory() -> pathlib.Path:
 
 def quiet() -> None:
   """Leaves on stderr what medjax logs, and of libraries the errors only; call it before they are imported."""
+  import absl.logging  # noqa: F401  (its logger knows which line logged; made before it, the logger would be a plain one)
+
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   os.environ.setdefault("DATASETS_VERBOSITY", "error")

@@ -1,10 +1,15 @@
 """`medjax tasks`: what can be named as `config.task`."""
 
 import json
+import textwrap
+import typing
 
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb
+
+if typing.TYPE_CHECKING:
+  from medjax.tasks.task import Target, TextTarget
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -19,10 +24,8 @@ def _run(arguments: Arguments) -> None:
       "task": task.name,
       "description": task.description,
       "data": "its own" if task.load else "--config.data.source=FILE",
-      "targets": {
-        name: {"labels": list(target.labels), "ordinal": target.ordinal, "primary": target.primary}
-        for name, target in task.targets.items()
-      },
+      "answer": "generated" if task.generation else "label likelihood",
+      "targets": {name: _target(target) for name, target in task.targets.items()},
     }
     for task in registry.registered()
   ]
@@ -31,10 +34,18 @@ def _run(arguments: Arguments) -> None:
     return
   for row in rows:
     print(f"{row['task']}: {row['description']}")
-    print(f"  data: {row['data']}")
+    print(f"  data: {row['data']}; answer: {row['answer']}")
     for name, target in row["targets"].items():
-      order = " < ".join(target["labels"]) if target["ordinal"] else ", ".join(target["labels"])
-      print(f"  {name} ({target['primary']}): {order}")
+      labels = (" < " if target.get("ordinal") else ", ").join(target.get("labels", ["a text"]))
+      print(
+        textwrap.fill(f"{name} ({target['primary']}): {labels}", 110, initial_indent="  ", subsequent_indent="    ")
+      )
+
+
+def _target(target: "Target | TextTarget") -> dict:
+  if hasattr(target, "labels"):
+    return {"labels": list(target.labels), "ordinal": target.ordinal, "primary": target.primary}
+  return {"primary": target.primary}
 
 
 VERB = Verb("the clinical tasks there are", "medjax tasks", _define, _run)

@@ -1,6 +1,13 @@
 """Clinical tasks: what a task is, and those that come with medjax."""
 
-from medjax.tasks import numeric_classification, triage  # noqa: F401  (they register themselves)
-from medjax.tasks.task import Target, Task, get, register, registered
+from medjax.tasks import (  # noqa: F401  (they register themselves)
+  clinical_reasoning,
+  laboratory_thresholds,
+  numeric_classification,
+  summarization,
+  text_classification,
+  triage,
+)
+from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget, get, register, registered
 
-__all__ = ["Target", "Task", "get", "register", "registered"]
+__all__ = ["Facts", "Generation", "Target", "Task", "TextTarget", "get", "register", "registered"]

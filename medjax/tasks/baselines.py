@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
 from medjax.data.examples import Row
-from medjax.tasks import numeric_classification, triage
+from medjax.tasks import numeric_classification, panels, triage
 from medjax.tasks.task import Target, Task, TextTarget, registered
 
 Predictions = dict[str, list[str]]  # target -> one label or text a test row
@@ -123,6 +123,22 @@ def decision_tree(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Tas
   return {"thyroid": [str(label) for label in model.predict(_thyroid_values(test_rows))]}
 
 
+def _panel_values(rows: Sequence[Row]) -> np.ndarray:
+  """[rows, 2] sodium, and the higher transaminase in multiples of the sex's limit."""
+  highest = [max(row.fields["alt"] or 0, row.fields["ast"] or 0) for row in rows]
+  limits = [panels.LIMITS[row.fields["sex"]] for row in rows]
+  return np.array([[row.fields["sodium"] for row in rows], np.divide(highest, limits)], float).T
+
+
+def panel_trees(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task) -> Predictions:
+  """A decision tree a target on the values of the panel (`laboratory_thresholds` only)."""
+  values, unseen = _panel_values(train_rows), _panel_values(test_rows)
+  return {
+    name: DecisionTreeClassifier(random_state=0).fit(values, _labels(train_rows, name)).predict(unseen).tolist()
+    for name in task.targets
+  }
+
+
 def scores(predictions: Predictions, test_rows: Sequence[Row]) -> Mapping[str, tuple[float, float]]:
   """Accuracy and macro-F1 by label target; under `all`, the share of rows with every target right (twice)."""
   out, right = {}, np.ones(len(test_rows), bool)
@@ -138,14 +154,14 @@ def scores(predictions: Predictions, test_rows: Sequence[Row]) -> Mapping[str, t
 # Where a task has more to say than its own rows tell: train sizes, and the simulator's further train rows.
 _SIZES = {"triage": (250, 1000, 2000), "numeric_classification": (249, 300)}
 _MORE_ROWS = {"triage": lambda: triage.rows("train", max(_SIZES["triage"]))}
-_MORE_METHODS = {"numeric_classification": (decision_tree,)}
+_MORE_METHODS = {"numeric_classification": (decision_tree,), "laboratory_thresholds": (panel_trees,)}
 
 
 def main() -> None:
   """Prints the numbers of docs/tasks.md."""
   from medjax.evaluation.metrics import score_texts, summarize_texts  # a room above this one, for the scores of texts
 
-  print(f"{'task':24}{'method':14}{'train':>6}{'test':>6}  {'target':12}metrics")
+  print(f"{'task':24}{'method':14}{'train':>6}{'test':>6}  {'target':15}metrics")
   for task in registered():
     if task.load is None:
       continue
@@ -164,7 +180,7 @@ def main() -> None:
           found[name] = {key: value for key, value in summary.items() if key not in ("n", "unparseable")}
         for name, values in found.items():
           shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-          print(f"{task.name:24}{method.__name__:14}{size:6}{len(test):6}  {name:12}{shown}")
+          print(f"{task.name:24}{method.__name__:14}{size:6}{len(test):6}  {name:15}{shown}")
 
 
 if __name__ == "__main__":
