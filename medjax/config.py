@@ -33,7 +33,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.model.path = "embedded:smollm2-135m"  # embedded model, Hugging Face directory, .gguf file or hub id
   config.model.dtype = "float32"  # of the computation; parameters are trained in float32
   config.model.attention = "auto"  # auto | xla
-  config.model.remat = "none"  # none | full: recompute each block in the backward pass
+  # What the backward pass computes again: none | products (what lies between matrix products) | full (each block).
+  config.model.remat = "products"
   config.model.max_length = 0  # tokens of a prompt and an answer; 0: the model's own context
 
   config.data = ml_collections.ConfigDict()
@@ -101,7 +102,7 @@ CHOICES = {
   "method": METHODS,
   "model.dtype": ("float32", "bfloat16"),
   "model.attention": ("auto", "xla"),
-  "model.remat": ("none", "full"),
+  "model.remat": ("none", "products", "full"),
   "data.too_long": ("cut_prompt", "drop", "error"),
   "optimizer.name": ("adamw",),
   "optimizer.schedule": ("cosine", "constant", "linear"),

@@ -69,7 +69,8 @@ def generate_rows(
   prompts = [group.prompt for group in groups]
   (probe,) = encoder.segments([("probe", task.prompt(rows[0]), ("a",))])
   batch = decoding_rows(model, max(map(len, prompts)) + new, dtype, least_rows, shared_by)
-  batch = min(batch, _multiple(len(prompts), shared_by))
+  batches = -(-len(prompts) // batch)  # of equal size, so that the last one has few empty rows
+  batch = _multiple(-(-len(prompts) // batches), shared_by)
   left = len(prompts)
 
   def advance_rows(done: int) -> None:

@@ -16,8 +16,6 @@ from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
 
-_BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-
 
 class Progress(NamedTuple):
   """A generation under way; N is the most tokens it may add."""
@@ -90,8 +88,9 @@ def generate(
 ) -> list[list[int]]:
   """New tokens for each prompt, up to and without the first EOS.
 
-  Prompts of like length are decoded together, in a handful of shapes: prompt and new tokens are rounded up to a power
-  of two, the last batch is filled up with empty rows.
+  Prompts of like length are decoded together; the last batch is filled up with empty rows. Lengths are rounded up
+  (`_bucket`), and a batch is padded to the longest prompt of all unless that more than doubles it: a further shape
+  costs more to compile than the padding to compute.
 
   Args:
     graph: the decoder.
@@ -119,11 +118,13 @@ def generate(
         f"{config.max_positions - max_new_tokens}; shorten the prompt or lower max_new_tokens"
       )
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-  rows = min(batch_size, _bucket(len(prompts))) if prompts else 0
+  rows = min(batch_size, len(prompts))
+  longest = _bucket(max(map(len, prompts), default=1))
   answers: list[list[int]] = [[] for _ in prompts]
   for number, start in enumerate(range(0, len(order), max(rows, 1))):
     members = order[start : start + rows]
     T = _bucket(max(len(prompts[index]) for index in members))
+    T = longest if 2 * T >= longest else T
     tokens_BT, mask_BT = np.zeros((rows, T), np.int32), np.zeros((rows, T), np.int32)
     for row, index in enumerate(members):
       tokens_BT[row, : len(prompts[index])] = prompts[index]
@@ -151,5 +152,6 @@ def generate(
 
 
 def _bucket(size: int) -> int:
-  """The least bucket that holds `size`."""
-  return next((bucket for bucket in _BUCKETS if bucket >= size), size)
+  """The least bucket that holds `size`: multiples of 32 up to 256, then four for each doubling."""
+  step = max(32, 2 ** (size.bit_length() - 1) // 4)
+  return step * -(-size // step)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from medjax.arrays import Array
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
-from medjax.models.layers import apply_rope, normal, project
+from medjax.models.layers import apply_rope, keep, normal, project
 from medjax.models.sharding import constrain
 
 IMPLEMENTATIONS = ("auto", "xla")
@@ -61,25 +61,26 @@ def check_implementation(name: str) -> str:
 
 def attend(
   q_BTHE: Float[Array, "B T H E"],
-  k_BCKE: Float[Array, "B C K E"],
-  v_BCKE: Float[Array, "B C K E"],
+  k_BKEC: Float[Array, "B K E C"],
+  v_BKCE: Float[Array, "B K C E"],
   visible_BTC: Bool[Array, "B T C"],
 ) -> Float[Array, "B T H E"]:
   """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245)."""
   B, T, H, E = q_BTHE.shape
-  K, C = k_BCKE.shape[2], k_BCKE.shape[1]
+  K, C = k_BKEC.shape[1], k_BKEC.shape[3]
   G = H // K
   # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul. With
   # the axes left to the compiler, forward and backward took twice as long on a CPU.
+  # Keys come transposed, as a cache keeps them: scores are rows times columns, three times faster in decoding on a CPU.
   # Queries stay where their tokens are; keys and values of all tokens come to them.
   q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, E)
-  q_BKME = constrain(q_BKME, "BKT-")
-  k_BKCE, v_BKCE = (constrain(x_BCKE.transpose(0, 2, 1, 3), "BK--") for x_BCKE in (k_BCKE, v_BCKE))
-  scores_BKMC = jnp.einsum("BKME,BKCE->BKMC", q_BKME, k_BKCE, preferred_element_type=jnp.float32) * E**-0.5
+  q_BKME = keep(constrain(q_BKME, "BKT-"))
+  k_BKEC, v_BKCE = keep(constrain(k_BKEC, "BK--")), keep(constrain(v_BKCE, "BK--"))
+  scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * E**-0.5
   scores_BKTGC = jnp.where(visible_BTC[:, None, :, None], scores_BKMC.reshape(B, K, T, G, C), -1e30)
-  weights_BKMC = jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BCKE.dtype).reshape(B, K, T * G, C)
+  weights_BKMC = keep(jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BKCE.dtype).reshape(B, K, T * G, C))
   out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
-  return out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E)
+  return keep(out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E))
 
 
 class Attention(nnx.Module):
@@ -93,10 +94,11 @@ class Attention(nnx.Module):
     self.o = normal(rngs, H, E, D)
 
   def __call__(self, x_BTD: Float[Array, "B T D"], tables, visible_BTC: Bool[Array, "B T C"], store):
-    """Attends; `store(k_BTKE, v_BTKE)` gives the keys and values to look at, and what to carry on."""
+    """Attends; `store(k_BKET, v_BKTE)` gives the keys and values to look at, and what to carry on."""
     q_BTHE = constrain(project(x_BTD, self.q[...], "DHE"), "BTHE")
     k_BTKE = constrain(project(x_BTD, self.k[...], "DKE"), "BTKE")
     v_BTKE = constrain(project(x_BTD, self.v[...], "DKE"), "BTKE")
-    k_BCKE, v_BCKE, carry = store(apply_rope(k_BTKE, tables), v_BTKE)
-    out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BCKE, v_BCKE, visible_BTC), "BTHE")
+    k_BTKE = apply_rope(k_BTKE, tables)
+    k_BKEC, v_BKCE, carry = store(k_BTKE.transpose(0, 2, 3, 1), v_BTKE.transpose(0, 2, 1, 3))
+    out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BKEC, v_BKCE, visible_BTC), "BTHE")
     return project(out_BTHE, self.o[...], "HED"), carry

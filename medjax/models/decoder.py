@@ -10,25 +10,30 @@ from jaxtyping import Float, Int
 from medjax.arrays import Array
 from medjax.models.attention import Attention, Layout, check_implementation, visible
 from medjax.models.config import ModelConfig
-from medjax.models.layers import MLP, RMSNorm, normal, rope_tables
+from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal, rope_tables
 from medjax.models.sharding import constrain, look_up
 
 Params = dict[str, Any]
+_POLICIES = {
+  "products": jax.checkpoint_policies.save_only_these_names(KEPT),
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Cache(NamedTuple):
   """Keys and values of C positions for every layer, and what those positions are."""
 
-  k_LBCKE: Float[Array, "L B C K E"]
-  v_LBCKE: Float[Array, "L B C K E"]
+  k_LBKEC: Float[Array, "L B K E C"]
+  v_LBKCE: Float[Array, "L B K C E"]
   layout: Layout  # [B, C]; segment 0 where nothing is stored yet
 
 
 def empty_cache(config: ModelConfig, batch: int, positions: int, dtype: Any) -> Cache:
   """A cache with room for `positions` tokens a row."""
-  shape = (config.num_layers, batch, positions, config.num_kv_heads, config.head_width)
+  L, K, E = config.num_layers, config.num_kv_heads, config.head_width
+  k_LBKEC, v_LBKCE = jnp.zeros((L, batch, K, E, positions), dtype), jnp.zeros((L, batch, K, positions, E), dtype)
   nothing_BC = jnp.zeros((batch, positions), jnp.int32)
-  return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), Layout(nothing_BC, nothing_BC, nothing_BC))
+  return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC))
 
 
 class Block(nnx.Module):
@@ -42,7 +47,7 @@ class Block(nnx.Module):
 
   def __call__(self, x_BTD, tables, visible_BTC, store):
     attended_BTD, carry = self.attention(self.attention_norm(x_BTD), tables, visible_BTC, store)
-    x_BTD = constrain(x_BTD + attended_BTD, "BTD")
+    x_BTD = keep(constrain(x_BTD + attended_BTD, "BTD"))
     return constrain(x_BTD + self.mlp(self.mlp_norm(x_BTD)), "BTD"), carry
 
 
@@ -63,7 +68,8 @@ class Decoder(nnx.Module):
     config: shape and variant.
     dtype: compute dtype.
     attention: implementation of attention, `auto` or `xla`.
-    remat: `none`, or `full` to recompute each block in the backward pass.
+    remat: what the backward pass computes again: `none` (nothing), `products` (norms, rotations and activations, from
+      the matrix products beside them, which are kept), `full` (each block).
     rngs: source of the initial values.
   """
 
@@ -94,15 +100,13 @@ class Decoder(nnx.Module):
       *(jax.lax.dynamic_update_slice(old, new, (0, start)) for old, new in zip(cache.layout, layout, strict=True))
     )
 
-    def store(layer, carry, k_BTKE, v_BTKE):
-      at = (layer, 0, start, 0, 0)
-      carry = tuple(
-        jax.lax.dynamic_update_slice(old, new[None], at) for old, new in zip(carry, (k_BTKE, v_BTKE), strict=True)
-      )
+    def store(layer, carry, k_BKET, v_BKTE):
+      new = (k_BKET, (layer, 0, 0, 0, start)), (v_BKTE, (layer, 0, 0, start, 0))
+      carry = tuple(jax.lax.dynamic_update_slice(old, x[None], at) for old, (x, at) in zip(carry, new, strict=True))
       return *(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry), carry
 
     visible_BTC = visible(layout, written, self.config.sliding_window)
-    hidden_BTD, (k, v) = self._run(tokens_BT, layout, visible_BTC, store, (cache.k_LBCKE, cache.v_LBCKE))
+    hidden_BTD, (k, v) = self._run(tokens_BT, layout, visible_BTC, store, (cache.k_LBKEC, cache.v_LBKCE))
     return hidden_BTD, Cache(k, v, written)
 
   def _run(self, tokens_BT, layout, visible_BTC, store, carry):
@@ -117,8 +121,8 @@ class Decoder(nnx.Module):
       block = nnx.merge(graph, params)
       return block(x_BTD, tables, visible_BTC, lambda k, v: store(layer, carry, k, v)), None
 
-    if self.remat == "full":
-      body = jax.checkpoint(body, prevent_cse=False)
+    if self.remat != "none":
+      body = jax.checkpoint(body, prevent_cse=False, policy=_POLICIES[self.remat])
     (x_BTD, carry), _ = jax.lax.scan(body, (x_BTD, carry), (jnp.arange(self.config.num_layers), stacked))
     return self.final_norm(x_BTD), carry
 

@@ -6,11 +6,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.models.config import Llama3Scaling, ModelConfig
 from medjax.models.sharding import constrain, gather, send_home, tokens_are_split
+
+KEPT = "kept"
 
 
 def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
@@ -66,6 +69,11 @@ def _merged(x_BTI):
   return x_BTI.reshape(*((B, T) if tokens_are_split() else (B * T,)), -1)
 
 
+def keep(x: Array) -> Array:
+  """Marks a value that the backward pass reads from memory where `remat` is `products` (see `Decoder`)."""
+  return checkpoint_name(x, KEPT)
+
+
 class RMSNorm(nnx.Module):
   """Root mean square norm in float32 (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
 
@@ -88,8 +96,8 @@ class MLP(nnx.Module):
     self.down = normal(rngs, config.ffn_width, config.width)
 
   def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    gate_BTF = constrain(project(x_BTD, self.gate[...], "DF"), "BTF")
-    up_BTF = constrain(project(x_BTD, self.up[...], "DF"), "BTF")
+    gate_BTF = keep(constrain(project(x_BTD, self.gate[...], "DF"), "BTF"))
+    up_BTF = keep(constrain(project(x_BTD, self.up[...], "DF"), "BTF"))
     return project(jax.nn.silu(gate_BTF) * up_BTF, self.down[...], "FD")
 
 

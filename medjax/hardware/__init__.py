@@ -1,0 +1,1 @@
+"""What the hardware does with the work: FLOPs, and benchmarks."""
