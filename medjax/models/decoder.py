@@ -74,7 +74,13 @@ class Decoder(nnx.Module):
   """
 
   def __init__(
-    self, config: ModelConfig, dtype: Any = jnp.float32, attention: str = "auto", remat: str = "none", *, rngs: nnx.Rngs
+    self,
+    config: ModelConfig,
+    dtype: Any = jnp.float32,
+    attention: str = "auto",
+    remat: str = "products",
+    *,
+    rngs: nnx.Rngs,
   ):
     check_implementation(attention)
     self.config = config
@@ -127,7 +133,7 @@ class Decoder(nnx.Module):
     return self.final_norm(x_BTD), carry
 
 
-def build(config: ModelConfig, dtype: str, attention: str = "auto", remat: str = "none") -> nnx.GraphDef:
+def build(config: ModelConfig, dtype: str, attention: str = "auto", remat: str = "products") -> nnx.GraphDef:
   """The decoder as a graph definition without arrays; `bind(graph, params)` gives the module back."""
   module = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), attention, remat, rngs=nnx.Rngs(0)))
   return nnx.graphdef(module)
