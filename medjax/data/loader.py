@@ -35,6 +35,17 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(size)
 
 
+def planned_steps(config, examples: int) -> int:
+  """Optimizer steps of a run on so many examples: `train.steps`, or what `train.epochs` makes of them."""
+  return config.train.steps or max(1, round(config.train.epochs * examples / config.train.batch_size))
+
+
+def seen(config, examples: int) -> list[int]:
+  """Indices of the examples that a run reads at all, ascending: in its steps it may not come to all of them."""
+  most = planned_steps(config, examples) * config.train.batch_size
+  return sorted(_permutation(config.seed, 0, examples)[:most].tolist())
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """The batches of a run. Nothing is remembered between steps: `plan[step]` needs the step alone.

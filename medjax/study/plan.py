@@ -13,6 +13,7 @@ from medjax import config as schema
 from medjax import tasks
 from medjax.data import items
 from medjax.data.examples import Example, PreferencePair, Row
+from medjax.data.loader import planned_steps
 from medjax.tasks.task import Task
 from medjax.training import checkpoints
 from medjax.training.telemetry import progress
@@ -187,7 +188,7 @@ def _duration(seconds: float) -> str:
 
 def _training(settings, run: Run, task: Task) -> Stage:
   found = items.training_items(settings, task)["train"]
-  steps = settings.train.steps or max(1, round(settings.train.epochs * len(found) / settings.train.batch_size))
+  steps = planned_steps(settings, len(found))
   tokens = sum(map(_tokens, found)) / len(found)
   drawn = steps * settings.train.batch_size
   reference = 0

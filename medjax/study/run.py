@@ -22,6 +22,7 @@ from medjax import config as schema
 from medjax import files, tasks
 from medjax.data import items
 from medjax.data.examples import Row
+from medjax.data.loader import seen
 from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
 from medjax.evaluation.metrics import higher_is_better, score_texts
@@ -178,15 +179,21 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
 
 
 def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dict[compare.Key, compare.Answers]:
-  """What needs no language model, fitted on the rows that the first seed's SFT had; nothing where there are none."""
+  """What needs no language model, fitted on the rows that the first seed's SFT read; nothing where there are none.
+
+  Rows that SFT had but did not come to in its steps are not used, so that both learn from the same.
+  """
   answers = {}
   seed = config.study.seeds[0]
   for task in _tasks(chosen):
     runs = [chosen[task.name, seed, method] for method in config.study.methods]
     run = chosen.get((task.name, seed, "sft"), runs[0])
-    rows = items.task_rows(run_config(config, run, workdir), task)
-    for method, predict in BASELINES.items() if rows["train"] else ():
-      for name, predictions in predict(rows["train"], rows["test"], task).items():
+    settings = run_config(config, run, workdir)
+    rows = items.task_rows(settings, task)
+    read = seen(settings, len(rows["train"])) if run.method == "sft" else range(len(rows["train"]))
+    fitted_on = [rows["train"][index] for index in read]
+    for method, predict in BASELINES.items() if fitted_on else ():
+      for name, predictions in predict(fitted_on, rows["test"], task).items():
         found = {
           "ids": [row.id for row in rows["test"]],
           "groups": [row.group for row in rows["test"]],
@@ -222,7 +229,7 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
       else f"generated greedily, up to {tasks.get(name).generation.max_new_tokens} tokens"
       for name in sorted({run.task for run in chosen.values()})
     },
-    "baselines": "fitted on the train rows of the first seed's SFT run, scored on the same test rows, not compared",
+    "baselines": "fitted on the rows that the first seed's SFT run read, scored on the same test rows, not compared",
     "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
     f"which is its reference; loss {config.preference.loss}",
     "chosen": [

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from medjax import config as schema
 from medjax import files, tasks
 from medjax.data import chat, items, packing
-from medjax.data.loader import Plan, StepBatch
+from medjax.data.loader import Plan, StepBatch, planned_steps
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.decoder import build
 from medjax.models.pretrained import Pretrained, load_config_and_tokenizer, load_pretrained
@@ -75,7 +75,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   groups, lengths = chat.encode_all(found["train"], encoder, limits)
   validation, _ = chat.encode_all(found["validation"], encoder, limits)
   logging.info("train: %s", lengths)
-  steps = config.train.steps or max(1, round(config.train.epochs * len(groups) / config.train.batch_size))
+  steps = planned_steps(config, len(groups))
   sharding, score_rows = mesh.batch_sharding(devices), mesh.whole_rows(devices, config.evaluation.batch_size)
 
   with jax.set_mesh(devices), contextlib.ExitStack() as closing:

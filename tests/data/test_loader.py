@@ -7,8 +7,9 @@ import numpy as np
 import packed
 import pytest
 
+from medjax.config import base_config, with_overrides
 from medjax.data.examples import Segments
-from medjax.data.loader import Plan
+from medjax.data.loader import Plan, planned_steps, seen
 from medjax.data.packing import choose_shape, plain_tokens, row_tokens
 from medjax.errors import UserError
 
@@ -91,3 +92,17 @@ def test_a_group_that_never_fits_is_named_before_the_first_step():
   with pytest.raises(UserError, match=f"row {longest.id} takes {row_tokens(longest)} tokens"):
     choose_shape(groups, row_tokens(longest) - 1)
   assert choose_shape(groups, row_tokens(longest)).tokens == row_tokens(longest)
+
+
+@pytest.mark.parametrize(("steps", "read"), [(3, 12), (7, 20)])
+def test_the_examples_that_a_run_comes_to(steps, read):
+  config = with_overrides(base_config(), {"train.steps": steps, "train.batch_size": 4, "seed": 5})
+  groups = packed.random_groups(20, 1)
+  plan = Plan(groups, planned_steps(config, 20), 5, 4, packed.SHAPE)
+  met = {index for step in range(steps) for index in plan.indices(step)}
+  assert seen(config, 20) == sorted(met) and len(met) == read
+
+
+def test_steps_of_an_epoch():
+  config = with_overrides(base_config(), {"train.epochs": 1.5, "train.batch_size": 4})
+  assert (planned_steps(config, 20), planned_steps(config, 1)) == (8, 1)
