@@ -47,6 +47,5 @@ VERB = Verb(
   "medjax bench --model=embedded:smollm2-135m --method=sft --batch=8 --steps=5",
   _define,
   _run,
-  takes_config=True,
-  compiles=True,
+  takes_config=True,  # and no programs kept from run to run, or compile_seconds would be the time of reading one
 )

@@ -51,12 +51,13 @@ def _run(arguments: Arguments) -> None:
 
 def _name(checkpoint: str, workdir: pathlib.Path, split: str) -> str:
   """A folder name for the results: the split, and the checkpoint where it is not that of the workdir."""
-  path = pathlib.Path(checkpoint)
+  path, run = pathlib.Path(checkpoint), run_config(checkpoint).parent
   if path.exists() and path.resolve() == workdir.resolve():
     return split
-  return (
-    f"{re.sub(r'[^A-Za-z0-9.]+', '-', path.resolve().name if path.parent.exists() else checkpoint).strip('-.')}-{split}"
-  )
+  stem = path.resolve().name if path.parent.exists() else checkpoint
+  if run.is_dir() and run.resolve() not in (path.resolve(), workdir.resolve()):
+    stem = f"{run.resolve().name}-{stem}"  # `best` of another run
+  return f"{re.sub(r'[^A-Za-z0-9.]+', '-', stem).strip('-.')}-{split}"
 
 
 def _numbers(values: dict, prefix: str = "") -> list[tuple[str, float | int]]:

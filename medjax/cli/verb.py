@@ -156,12 +156,12 @@ def _reword(error: flags.Error) -> str:
 
 
 def run_config(checkpoint: str) -> pathlib.Path:
-  """Where the config of the run lies that a checkpoint is of: WORKDIR, WORKDIR/best or WORKDIR/checkpoints/STEP."""
-  path = pathlib.Path(checkpoint)
-  if path.name == "best" and not path.exists():
+  """Where the config of the run lies that a checkpoint is of: WORKDIR, WORKDIR/best, WORKDIR/checkpoints[/STEP]."""
+  path = pathlib.Path(checkpoint).absolute()
+  if (path.name == "best" and not path.exists()) or (path.name.isdigit() and path.parent.name == "checkpoints"):
     path = path.parent
-  elif path.name.isdigit() and path.parent.name == "checkpoints":
-    path = path.parent.parent
+  if path.name == "checkpoints":
+    path = path.parent
   return path / "config.json"
 
 

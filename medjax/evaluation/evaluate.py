@@ -111,6 +111,7 @@ def _check(task: Task) -> None:
 def _predictions(
   config, task: Task, rows: Sequence[Row], checkpoint: str, title: str, model: Pretrained | None = None
 ) -> tuple[list[Prediction], chat.LengthReport]:
+  mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   if task.generation is not None:  # tokens come one at a time: devices that would share a row take rows of their own
     sizes = dict(devices.shape)

@@ -241,10 +241,12 @@ def score_texts(task: Task, name: str, rows: Sequence[Row], texts: Sequence[str 
   for row, text in zip(rows, texts, strict=True):
     try:
       facts = task.targets[name].facts(row.fields)
-      found = score_text(text or row.labels[name], row.labels[name], task.render(row.fields), facts)
+      found = score_text(
+        text if text and text.strip() else row.labels[name], row.labels[name], task.render(row.fields), facts
+      )
     except UserError as error:
       raise UserError(f"row {row.id}: {error}") from None
-    scores.append(dict(found) if text else dict(worst))
+    scores.append(dict(found) if text and text.strip() else dict(worst))
   return scores
 
 

@@ -45,6 +45,10 @@ def bench(config, steps: int) -> dict[str, Any]:
   Raises:
     UserError: config, model or data cannot be used.
   """
+  if config.method not in ("sft", "dpo"):
+    raise UserError(f"config.method is {config.method!r}; `medjax bench` times sft or dpo")
+  if config.preference.reference != "precomputed":
+    raise UserError(f"config.preference.reference is {config.preference.reference!r}; bench times `precomputed` only")
   devices = mesh.make_mesh(config.mesh.to_dict())
   described, groups = _workload(config)
   mesh.check_divides(described, devices, config.train.row_length, config.train.microbatch_rows)

@@ -84,7 +84,10 @@ class RMSNorm(nnx.Module):
   def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     x32_BTD = x_BTD.astype(jnp.float32)
     scale_BT1 = jax.lax.rsqrt(jnp.mean(x32_BTD**2, axis=-1, keepdims=True) + self.epsilon)
-    return (x32_BTD * scale_BT1).astype(x_BTD.dtype) * self.scale[...].astype(x_BTD.dtype)[None, None]
+    # Rounded as the families' own code rounds; multiplied in float32, so that the scale's gradient is summed there.
+    normed_BTD = (x32_BTD * scale_BT1).astype(x_BTD.dtype).astype(jnp.float32)
+    scale_D = self.scale[...].astype(x_BTD.dtype).astype(jnp.float32)
+    return (normed_BTD * scale_D[None, None]).astype(x_BTD.dtype)
 
 
 class MLP(nnx.Module):

@@ -22,7 +22,7 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = ("data", "fsdp")
 
 # Dimension letters -> mesh axes; letters that are absent are not sharded.
-_ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
+_ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor"}
 _HOME_AXES = {"D": "fsdp", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
 _USE_AXES = _HOME_AXES | {"D": None}
 

@@ -117,7 +117,8 @@ def recommend(comparisons: Sequence[dict], higher_is_better: bool, margin: float
   """The verdict of one target and why, from its comparisons of base, sft and dpo.
 
   Each comparison is a *gain* (interval wholly on the better side of 0, Holm p below 0.05, and not wholly inside the
-  margin), *no relevant gain* (the interval's better end at most `margin`, from enough patients) or *open*:
+  margin), *no relevant gain* (the interval's better end at most `margin`, from enough patients), *loss* (interval
+  wholly on the worse side of 0, Holm p below 0.05; no gain either) or *open*:
 
   - `neither_helps`: no relevant gain of sft nor of dpo over base;
   - `dpo_adds`: dpo gains over sft and over base;
@@ -133,21 +134,26 @@ def recommend(comparisons: Sequence[dict], higher_is_better: bool, margin: float
   text = {pair: describe(rows[pair]) for pair in pairs}
   sft, step, dpo = pairs
   metric = rows[sft]["metric"] + ("" if higher_is_better else " (lower is better)")
-  if states[sft] == states[dpo] == "no relevant gain":
+  no_gain = ("no relevant gain", "loss")
+  harm = "".join(f"{pair[1]} does harm: {text[pair]}. " for pair in pairs if states[pair] == "loss")
+  if states[sft] in no_gain and states[dpo] in no_gain:
     return (
       "neither_helps",
-      f"a gain over base in {metric} of more than {margin:g} is ruled out: {text[sft]}; {text[dpo]}.",
+      f"{harm}a gain over base in {metric} of more than {margin:g} is ruled out: {text[sft]}; {text[dpo]}.",
     )
   if states[step] == states[dpo] == "gain":
     return "dpo_adds", f"DPO after SFT improves {metric} over SFT and over base: {text[step]}; {text[dpo]}."
-  if states[sft] == "gain" and states[step] == "no relevant gain":
+  if states[sft] == "gain" and states[step] in no_gain:
     return (
       "sft_is_enough",
-      f"SFT improves {metric} over base: {text[sft]}; a gain from DPO of more than {margin:g} is ruled out: "
+      f"{harm}SFT improves {metric} over base: {text[sft]}; a gain from DPO of more than {margin:g} is ruled out: "
       f"{text[step]}.",
     )
   found = "; ".join(f"{text[pair]}: {states[pair]}" for pair in pairs)
-  return "not_decidable", f"By {metric}, {found}. {_advice([rows[p] for p in pairs if states[p] == 'open'], margin)}"
+  return (
+    "not_decidable",
+    f"{harm}By {metric}, {found}. {_advice([rows[p] for p in pairs if states[p] == 'open'], margin)}",
+  )
 
 
 def describe(row: dict) -> str:
@@ -240,6 +246,8 @@ def enough_groups(margin: float) -> int:
 
 def _state(row: dict, higher_is_better: bool, margin: float) -> str:
   low, high = (row["low"], row["high"]) if higher_is_better else (-row["high"], -row["low"])
+  if high < 0 and row["p_holm"] < ALPHA:
+    return "loss"
   if high <= margin:
     return "no relevant gain" if row["groups"] >= enough_groups(margin) else "open"
   return "gain" if low > 0 and row["p_holm"] < ALPHA else "open"
@@ -250,7 +258,10 @@ def _advice(open_rows: Sequence[dict], margin: float) -> str:
     return "The comparisons contradict one another; more training seeds would help."
   groups = open_rows[0]["groups"]
   needed = max(statistics.groups_needed(row["low"], row["high"], groups, margin) for row in open_rows)
-  needed = max(needed, enough_groups(margin))
+  if needed <= groups < enough_groups(margin):
+    return (
+      f"A gain of more than {margin:g} can be ruled out from {enough_groups(margin)} test patients on, not {groups}."
+    )
   if needed > groups:
     unit = 10 ** max(0, len(str(needed)) - 2)
     needed = math.ceil(needed / unit) * unit

@@ -60,9 +60,16 @@ def _design(study, runs) -> Iterator[str]:
   if methods:
     yield f"We compared {_and([shown.get(name, name) for name in methods])}{model}"
     yield f"on {_count(len(protocol['tasks']), 'task')}: {_and([t.replace('_', ' ') for t in protocol['tasks']])}."
+  for task, counts in protocol.get("rows", {}).items():
+    rows = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "validation", "test"))
+    yield f"{task.replace('_', ' ').capitalize()} had {rows} rows at most."
   if "rows" in protocol:
-    rows = ", ".join(f"{protocol['rows'].get(split, 'all')} {split}" for split in ("train", "validation", "test"))
-    yield f"Rows a task, unless the table of training runs says otherwise: {rows}; no patient was in two splits."
+    checked = not any(_get(run, "data.source") and not _get(run, "data.split_by") for run in runs)
+    yield (
+      "No patient that the data identify was in two splits."
+      if checked
+      else "Rows were taken as independent: the data name no patient, and whether one is in two splits was not checked."
+    )
   sources = {_get(run, "data.source") for run in runs} - {None, ""}
   if sources:
     yield f"They came from {_and(sorted(pathlib.PurePath(source).name for source in sources))}."
@@ -104,7 +111,7 @@ def _training(study, runs) -> Iterator[str]:
     seeds = [str(seed) for seed in protocol["seeds"]]
     yield f"Every training ran with {'seeds' if len(seeds) > 1 else 'one seed,'} {_and(seeds)}."
   if protocol.get("selection"):
-    yield f"Hyperparameters were selected {protocol['selection']}."
+    yield f"Hyperparameters: {protocol['selection']}."
 
 
 def _statistics(study, runs) -> Iterator[str]:

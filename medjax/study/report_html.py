@@ -22,7 +22,7 @@ MATRIX_LABELS = 8  # more labels than this make a list of confusions instead of 
 CONFUSIONS = 10  # length of that list
 FEW_PATIENTS = 150  # below it intervals tend to be too narrow (docs/statistics.md)
 _BASELINES = {
-  "majority": "the commonest label of the training rows, for every test row",
+  "majority": "the commonest label of the training rows, among a row's own options where it has some",
   "bag_of_words": "TF-IDF of words and word pairs with logistic regression, fitted to the training rows",
   "lead": "the first sentences of the message, as many as references have words",
 }

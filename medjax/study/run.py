@@ -20,7 +20,7 @@ from absl import logging
 import medjax
 from medjax import config as schema
 from medjax import files, tasks
-from medjax.data import items
+from medjax.data import chat, items
 from medjax.data.examples import Row
 from medjax.data.loader import seen
 from medjax.errors import UserError
@@ -72,7 +72,7 @@ def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
       _evaluate(config, workdir, run, "test", model)
       progress.finish(first, "test")
       chosen[(run.task, run.seed, run.method)] = run
-  results = _results(config, workdir, chosen)
+  results = _results(config, workdir, chosen, model)
   results["environment"] = _environment(config, workdir, chosen, time.time() - started)
   files.write_json(workdir / "study.json", results)
   report.write_report(results, workdir / "report.md")
@@ -130,7 +130,7 @@ def _evaluate(config, workdir, run: Run, split: str, model: Pretrained) -> dict[
   return evaluate(run_config(config, run, workdir), str(workdir / run.folder), split, out)
 
 
-def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:
+def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Pretrained) -> dict[str, Any]:
   """study.json without `environment`: a function of the runs' files alone."""
   answers, targets, training = {}, {}, []
   for (task_name, seed, method), run in chosen.items():
@@ -165,7 +165,7 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
     targets,
     tuple(config.study.methods),
     resamples=RESAMPLES,
-    baselines=_baselines(config, workdir, chosen),
+    baselines=_baselines(config, workdir, chosen, model),
   )
   return {
     "schema_version": SCHEMA_VERSION,
@@ -178,7 +178,9 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dic
   }
 
 
-def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> dict[compare.Key, compare.Answers]:
+def _baselines(
+  config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Pretrained
+) -> dict[compare.Key, compare.Answers]:
   """What needs no language model, fitted on the rows that the first seed's SFT read; nothing where there are none.
 
   Rows that SFT had but did not come to in its steps are not used, so that both learn from the same.
@@ -190,8 +192,7 @@ def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> d
     run = chosen.get((task.name, seed, "sft"), runs[0])
     settings = run_config(config, run, workdir)
     rows = items.task_rows(settings, task)
-    read = seen(settings, len(rows["train"])) if run.method == "sft" else range(len(rows["train"]))
-    fitted_on = [rows["train"][index] for index in read]
+    fitted_on = _rows_read(settings, task, rows["train"], model) if run.method == "sft" else rows["train"]
     for method, predict in BASELINES.items() if fitted_on else ():
       for name, predictions in predict(fitted_on, rows["test"], task).items():
         found = {
@@ -206,8 +207,22 @@ def _baselines(config, workdir, chosen: Mapping[tuple[str, int, str], Run]) -> d
   return answers
 
 
+def _rows_read(settings, task: Task, rows: list[Row], model: Pretrained) -> list[Row]:
+  """The train rows that an SFT run came to, without those that it dropped as too long."""
+  limits = chat.limits_of(settings, model.config.max_positions, settings.train.row_length)
+  groups, _ = chat.encode_all([task.example(row) for row in rows], chat.Encoder(model.tokenizer), limits)
+  by_id = {row.id: row for row in rows}
+  return [by_id[groups[index].id] for index in seen(settings, len(groups))]
+
+
 def _tasks(chosen: Mapping[tuple[str, int, str], Run]) -> list[Task]:
   return [tasks.get(name) for name in dict.fromkeys(run.task for run in chosen.values())]
+
+
+def _row_counts(config, task: Task) -> dict[str, int]:
+  """Rows of each split."""
+  found = items.task_rows(schema.with_overrides(config, {"task": task.name}), task)
+  return {split: len(found[split]) for split in schema.SPLITS}
 
 
 def _test_rows(config, task: Task) -> list[Row]:
@@ -220,9 +235,8 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     "methods": list(config.study.methods),
     "tasks": sorted({run.task for run in chosen.values()}),
     "seeds": list(config.study.seeds),
-    "rows": {split: config.data[f"{split}_rows"] or "all" for split in schema.SPLITS},
-    "selection": "by the mean primary metric on validation where a method has several candidates; "
-    "the test rows are read once, by the chosen run of each method",
+    "rows": {task.name: _row_counts(config, task) for task in _tasks(chosen)},
+    "selection": f"{_selection(config)}; the test rows are read once, by the chosen run of each method",
     "answers": {
       name: "the likeliest labels"
       if tasks.get(name).generation is None
@@ -241,6 +255,12 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     "margin": compare.MARGIN,
     "config": files.fingerprint(schema.as_dict(config)),
   }
+
+
+def _selection(config) -> str:
+  if all(len(candidates) == 1 for candidates in plan.plan(config)):
+    return "one setting a method, so nothing was selected on validation"
+  return "by the mean primary metric on validation where a method has several candidates"
 
 
 def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], seconds: float) -> dict[str, Any]:
@@ -278,7 +298,13 @@ def _steps(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _git_revision() -> str | None:
-  """The revision of the checkout medjax runs from, None where it is installed from elsewhere."""
+  """The revision of the checkout that medjax runs from, with `+changes` where it was changed; None elsewhere."""
   home = pathlib.Path(medjax.__file__).parent
-  done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=home, capture_output=True, text=True, check=False)
-  return done.stdout.strip() or None if done.returncode == 0 else None
+
+  def git(*words: str) -> str | None:
+    done = subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+  if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed below somebody else's checkout
+    return None
+  return f"{git('rev-parse', 'HEAD')}{'+changes' if git('status', '--porcelain', '--', '.') else ''}"

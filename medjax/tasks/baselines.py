@@ -39,7 +39,7 @@ def bag_of_words(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task
   Where a row has options (`fields["options"]`) the most probable of them is chosen.
 
   Args:
-    train_rows: labelled rows to fit; where they have one label only, it is the answer.
+    train_rows: labelled rows to fit; where they have one label only, or no words, the commonest label is the answer.
     test_rows: rows to predict.
     task: renders the rows.
 
@@ -50,8 +50,8 @@ def bag_of_words(train_rows: Sequence[Row], test_rows: Sequence[Row], task: Task
   out = {}
   for name, target in _label_targets(task).items():
     labels = _labels(train_rows, name)
-    if len(set(labels)) == 1:
-      out[name] = [max(_allowed(row, target), key=lambda label: label == labels[0]) for row in test_rows]
+    if len(set(labels)) == 1 or not any(re.search(r"\b\w\w+\b", text) for text in train):
+      out[name] = majority(train_rows, test_rows, task)[name]
       continue
     model = make_pipeline(
       TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
@@ -83,7 +83,7 @@ BASELINES = {"majority": majority, "bag_of_words": bag_of_words, "lead": lead}  
 
 def _first_sentences(text: str, words: float) -> str:
   sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
-  kept, length = sentences[:1], len(sentences[0].split())
+  kept, length = sentences[:1], len(sentences[0].split()) if sentences else 0
   for sentence in sentences[1:]:
     length += len(sentence.split())
     if length > words:

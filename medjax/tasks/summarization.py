@@ -25,12 +25,22 @@ def facts(fields: Mapping) -> Facts:
   """What the summary must state and must not: the fields `must` and `must_not`, fact -> regular expressions.
 
   Raises:
-    UserError: a row without `must`.
+    UserError: a row without `must`, or facts of another form.
   """
   if not fields.get("must"):
     raise UserError("a row names no facts; give `must` (fact -> list of regular expressions), or it cannot be judged")
-  kinds = {kind: fields.get(kind, {}).items() for kind in ("must", "must_not")}
-  return Facts(**{kind: {name: tuple(choices) for name, choices in items} for kind, items in kinds.items()})
+  return Facts(_patterns(fields, "must"), _patterns(fields, "must_not"))
+
+
+def _patterns(fields: Mapping, kind: str) -> dict[str, tuple[str, ...]]:
+  facts = fields.get(kind) or {}
+  if not isinstance(facts, Mapping):
+    raise UserError(f"{kind} is {type(facts).__name__}; it must map each fact to a list of regular expressions")
+  found = {name: (choices,) if isinstance(choices, str) else tuple(choices) for name, choices in facts.items()}
+  for name, choices in found.items():
+    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+      raise UserError(f"{kind}: fact {name!r} must have one or more regular expressions")
+  return found
 
 
 def read(text: str, fields: Mapping) -> Mapping[str, str]:

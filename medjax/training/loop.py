@@ -62,6 +62,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
 
   # ---- Mesh and model -------------------------------------------------------------------------------------------
+  mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
   graph = build(described.config, config.model.dtype, config.model.attention, config.model.remat)
@@ -146,9 +147,11 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
 
     # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
     closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
-    places = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
+    ahead = _placed(
+      plan.iterate(start), rates[start:], mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
+    )
     pending = None
-    for done, (item, arguments) in enumerate(_placed(plan.iterate(start), rates[start:], *places), start=start + 1):
+    for done, (item, arguments) in enumerate(ahead, start=start + 1):
       current, metrics = step_fn(current, live, *arguments)
       if pending:
         recorder.record(*pending)

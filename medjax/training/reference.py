@@ -1,5 +1,7 @@
 """Log-probabilities under the reference model: computed once, kept on disk under a key that says what they are of."""
 
+import functools
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import medjax
 from medjax import files
 from medjax.data.examples import Segments
 from medjax.models.decoder import Params
@@ -36,6 +39,14 @@ def weights_fingerprint(params: Params) -> str:
   return files.fingerprint(np.asarray(jax.device_get(_checksums(params))).tolist())
 
 
+@functools.cache
+def _source() -> str:
+  """Names the code that makes log-probabilities."""
+  home = pathlib.Path(medjax.__file__).parent
+  paths = [path for room in ("models", "objectives") for path in sorted((home / room).glob("*.py"))]
+  return files.fingerprint([[path.name, path.read_text(encoding="utf-8")] for path in paths])
+
+
 def cache_key(params: Params, groups: Sequence[Segments], row_length: int, described: Mapping[str, Any]) -> str:
   """Names all that the log-probabilities depend on.
 
@@ -53,6 +64,7 @@ def cache_key(params: Params, groups: Sequence[Segments], row_length: int, descr
       "row_length": row_length,
       "backend": jax.default_backend(),
       "jax": jax.__version__,
+      "medjax": _source(),
       **described,
     }
   )

@@ -56,7 +56,7 @@ def test_few_patients_decide_nothing_even_where_no_answer_changes():
   answers = study_answers({"base": 0.5, "sft": 0.5, "dpo": 0.5}, n=40)
   rows = compare.compare(answers, TARGETS, METHODS, resamples=200)[2]
   assert [row["verdict"] for row in rows] == ["not_decidable"] * 2
-  assert "About 59 test patients, not 20" in rows[0]["why"]
+  assert "can be ruled out from 59 test patients on, not 20." in rows[0]["why"]
   assert compare.enough_groups(0.05) == 59
 
 
@@ -147,6 +147,15 @@ def test_confusions_count_every_item():
   tables = compare.confusions(study_answers({"base": 0.3, "sft": 0.6, "dpo": 0.85}, n=50), TARGETS)
   assert len(tables) == 6
   assert all(np.sum(table["matrix"]) == 50 for table in tables)
+
+
+def test_harm_is_named_whatever_else_is_decided():
+  gain, harm = (0.1, 0.3, 0.001), (-0.4, -0.15, 0.02)
+  verdict, why = compare.recommend(rows_of(gain, harm, (-0.1, 0.1, 1)), higher_is_better=True)
+  assert verdict == "sft_is_enough" and why.startswith("dpo does harm: sft -> dpo")
+  few = [row | {"groups": 40} for row in rows_of((-0.1, 0.3, 0.3), harm, (-0.2, 0.02, 1))]
+  verdict, why = compare.recommend(few, higher_is_better=True)
+  assert verdict == "not_decidable" and why.startswith("dpo does harm: sft -> dpo") and ": loss;" in why
 
 
 def test_methods_must_have_answered_the_same_items():

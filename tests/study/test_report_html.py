@@ -33,7 +33,11 @@ CURVES = [
 ]
 PROTOCOL = {
   **{"model": "a/model", "methods": ["base", "sft", "dpo"], "tasks": ["triage"], "seeds": [0], "margin": 0.05},
-  **{"rows": {"train": 48, "validation": 10, "test": 150}, "dpo": "starts from the chosen SFT run", "resamples": 2000},
+  **{
+    "rows": {"triage": {"train": 48, "validation": 10, "test": 150}},
+    "dpo": "starts from the chosen SFT run",
+    "resamples": 2000,
+  },
 }
 
 
