@@ -135,7 +135,7 @@ def recommend(comparisons: Sequence[dict], higher_is_better: bool, margin: float
   sft, step, dpo = pairs
   metric = rows[sft]["metric"] + ("" if higher_is_better else " (lower is better)")
   no_gain = ("no relevant gain", "loss")
-  harm = "".join(f"{pair[1]} does harm: {text[pair]}. " for pair in pairs if states[pair] == "loss")
+  harm = "".join(f"{pair[1].upper()} does harm: {text[pair]}. " for pair in pairs if states[pair] == "loss")
   if states[sft] in no_gain and states[dpo] in no_gain:
     return (
       "neither_helps",

@@ -152,10 +152,10 @@ def test_confusions_count_every_item():
 def test_harm_is_named_whatever_else_is_decided():
   gain, harm = (0.1, 0.3, 0.001), (-0.4, -0.15, 0.02)
   verdict, why = compare.recommend(rows_of(gain, harm, (-0.1, 0.1, 1)), higher_is_better=True)
-  assert verdict == "sft_is_enough" and why.startswith("dpo does harm: sft -> dpo")
+  assert verdict == "sft_is_enough" and why.startswith("DPO does harm: sft -> dpo")
   few = [row | {"groups": 40} for row in rows_of((-0.1, 0.3, 0.3), harm, (-0.2, 0.02, 1))]
   verdict, why = compare.recommend(few, higher_is_better=True)
-  assert verdict == "not_decidable" and why.startswith("dpo does harm: sft -> dpo") and ": loss;" in why
+  assert verdict == "not_decidable" and why.startswith("DPO does harm: sft -> dpo") and ": loss;" in why
 
 
 def test_methods_must_have_answered_the_same_items():
