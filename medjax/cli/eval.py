@@ -6,18 +6,12 @@ import re
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
-    required=True,
-    flag_values=values,
-  )
+  define_checkpoint(values)
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values

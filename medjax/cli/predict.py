@@ -4,18 +4,12 @@ import pathlib
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
-    required=True,
-    flag_values=values,
-  )
+  define_checkpoint(values)
   flags.DEFINE_string("input", None, "Rows to predict: .jsonl, .csv or .parquet.", required=True, flag_values=values)
   flags.DEFINE_string("output", None, "Where to write predictions, as .jsonl.", required=True, flag_values=values)
 

@@ -50,6 +50,17 @@ def no_flags(values: flags.FlagValues) -> None:
   del values
 
 
+def define_checkpoint(values: flags.FlagValues) -> None:
+  """Adds `--checkpoint`, what answers."""
+  flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
+    required=True,
+    flag_values=values,
+  )
+
+
 def define_flags(verb: Verb) -> flags.FlagValues:
   """The flags of a verb, with those that every verb has."""
   values = flags.FlagValues()

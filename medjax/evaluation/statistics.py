@@ -195,50 +195,6 @@ def difference(
   return Comparison(found, float(low), float(high), p, method, a.n, count)
 
 
-def bootstrap_interval(
-  references: Sequence[str],
-  predictions: Sequence[str],
-  metric: str,
-  target: Target,
-  groups: Sequence[str] | None = None,
-  seed: int = 0,
-  resamples: int = 2000,
-  level: float = 0.95,
-) -> Interval:
-  """The interval of one metric of label predictions; see `label_sample` and `intervals`."""
-  return bootstrap_intervals(references, predictions, [metric], target, groups, seed, resamples, level)[metric]
-
-
-def bootstrap_intervals(
-  references: Sequence[str],
-  predictions: Sequence[str],
-  names: Sequence[str],
-  target: Target,
-  groups: Sequence[str] | None = None,
-  seed: int = 0,
-  resamples: int = 2000,
-  level: float = 0.95,
-) -> dict[str, Interval]:
-  """The intervals of several metrics of label predictions; see `label_sample` and `intervals`."""
-  return intervals(label_sample(references, predictions, names, target, groups), seed, resamples, level)
-
-
-def paired_difference(
-  references: Sequence[str],
-  predictions_a: Sequence[str],
-  predictions_b: Sequence[str],
-  metric: str,
-  target: Target,
-  groups: Sequence[str] | None = None,
-  seed: int = 0,
-  resamples: int = 2000,
-  level: float = 0.95,
-) -> Comparison:
-  """Two methods' label predictions compared on one metric; see `label_sample` and `difference`."""
-  a, b = (label_sample(references, side, [metric], target, groups) for side in (predictions_a, predictions_b))
-  return difference(a, b, metric, seed, resamples, level)
-
-
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
   """Exact two-sided McNemar p of paired 0/1 values [n]: a binomial test of the discordant pairs; 1 without any."""
   only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from medjax import tasks
@@ -70,7 +70,7 @@ def bench(config, steps: int) -> dict[str, Any]:
       known,
     )
     measured = _measure(config, graph, params, plan, devices)
-  return _line(config, described, plan, measured)
+  return _line(config, described, devices, plan, measured)
 
 
 class _Measured(NamedTuple):
@@ -117,7 +117,7 @@ def _measure(config, graph, params, plan: Plan, devices) -> _Measured:
   return _Measured(steps, forwards, compilation, losses)
 
 
-def _line(config, described: ModelConfig, plan: Plan, measured: _Measured) -> dict[str, Any]:
+def _line(config, described: ModelConfig, devices: Mesh, plan: Plan, measured: _Measured) -> dict[str, Any]:
   total, median = sum(measured.steps), float(np.median(measured.steps))
   timed = [(plan[step], [plan.groups[index] for index in plan.indices(step)]) for step in range(WARM_UP, plan.steps)]
   unit = "pairs_per_second" if config.method == "dpo" else "examples_per_second"
@@ -130,7 +130,7 @@ def _line(config, described: ModelConfig, plan: Plan, measured: _Measured) -> di
     "remat": config.model.remat,
     "device_kind": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
-    "mesh": {axis: size for axis, size in mesh.make_mesh(config.mesh.to_dict()).shape.items()},
+    "mesh": dict(devices.shape),
     "batch": config.train.batch_size,
     "rows": list(plan.rows),
     "row_length": plan.shape.tokens,

@@ -78,7 +78,7 @@ def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
   report.write_report(results, workdir / "report.md")
   shown = []
   if examples:
-    rows = {task.name: _test_rows(config, task) for task in _tasks(chosen)}
+    rows = {task.name: _splits(config, task)["test"] for task in _tasks(chosen)}
     shown = recorded.read_examples(workdir, results, rows, examples)
   report_html.write_html(results, workdir / "report.html", recorded.read_curves(workdir, results), shown)
   return results
@@ -221,12 +221,12 @@ def _tasks(chosen: Mapping[tuple[str, int, str], Run]) -> list[Task]:
 
 def _row_counts(config, task: Task) -> dict[str, int]:
   """Rows of each split."""
-  found = items.task_rows(schema.with_overrides(config, {"task": task.name}), task)
-  return {split: len(found[split]) for split in schema.SPLITS}
+  return {split: len(rows) for split, rows in _splits(config, task).items()}
 
 
-def _test_rows(config, task: Task) -> list[Row]:
-  return items.task_rows(schema.with_overrides(config, {"task": task.name}), task)["test"]
+def _splits(config, task: Task) -> dict[str, list[Row]]:
+  """The rows of a task as the study's own config limits them."""
+  return items.task_rows(schema.with_overrides(config, {"task": task.name}), task)
 
 
 def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:
@@ -267,11 +267,8 @@ def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], se
   """What may differ between two equal studies: machine, versions, times."""
   device = jax.devices()[0]
   data = {
-    task: {
-      split: items.fingerprint(rows)
-      for split, rows in items.task_rows(schema.with_overrides(config, {"task": task}), tasks.get(task)).items()
-    }
-    for task in sorted({run.task for run in chosen.values()})
+    task.name: {split: items.fingerprint(rows) for split, rows in _splits(config, task).items()}
+    for task in sorted(_tasks(chosen), key=lambda task: task.name)
   }
   return {
     "medjax": medjax.__version__,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from medjax.tasks import encounters_facts as expressions
 from medjax.tasks.encounters_cases import ALLERGENS, CASES, CONFLICTS, NEVER, NORMAL, STANDING, Case, Drug, Named
 from medjax.tasks.encounters_text import MATTERS, NUMBER_WORDS, SAID_FREQUENCY, WRONG_UNITS
-from medjax.tasks.simulator_draws import Draws, expand
+from medjax.tasks.simulator_draws import Draws, expand, one_or_two_each
 
 SEED = 20260
 SPLITS = {"test": (0, 200), "validation": (100_000, 150), "train": (200_000, 1600)}  # first patient, encounters
@@ -342,12 +342,8 @@ def encounter(seed: int, index: int, number: int, used: tuple[Case, ...] = ()) -
 def encounters(split: str) -> tuple[Encounter, ...]:
   """All encounters of a split, in the order of its rows; one or two of each patient, none in two splits."""
   first, wanted = SPLITS[split]
-  out, index = [], first
-  while len(out) < wanted:
-    used = ()
-    for number in range(Draws(SEED, index, 3).between(1, 2)):
-      written, case = encounter(SEED, index, number, used)
-      used += (case,)
-      out.append(written)
-    index += 1
-  return tuple(Draws(SEED, first, 4).shuffled(out[:wanted]))
+
+  def write(index, number, earlier):
+    return encounter(SEED, index, number, tuple(case for _, case in earlier))
+
+  return tuple(written for written, _ in one_or_two_each(SEED, first, wanted, (3, 4), write))

@@ -11,7 +11,7 @@ import itertools
 import re
 
 from medjax.tasks import notes_text
-from medjax.tasks.simulator_draws import Draws, expand
+from medjax.tasks.simulator_draws import Draws, expand, one_or_two_each
 
 SEED = 20260
 SPLITS = {"test": (0, 400), "validation": (100_000, 200), "train": (200_000, 1000)}  # first patient, notes
@@ -304,8 +304,4 @@ def notes(split: str) -> tuple[Note, ...]:
     1,000, 200 or 400 notes, one or two of each patient.
   """
   first, wanted = SPLITS[split]
-  out, index = [], first
-  while len(out) < wanted:
-    out += [note(SEED, index, number) for number in range(Draws(SEED, index, 9).between(1, 2))]
-    index += 1
-  return tuple(Draws(SEED, first, 10).shuffled(out[:wanted]))
+  return one_or_two_each(SEED, first, wanted, (9, 10), lambda index, number, _: note(SEED, index, number))

@@ -7,7 +7,7 @@ is a function of the seed and the patient's number.
 import dataclasses
 import functools
 
-from medjax.tasks.simulator_draws import Draws, expand
+from medjax.tasks.simulator_draws import Draws, expand, one_or_two_each
 
 SEED = 20270
 SPLITS = {"test": (0, 400), "validation": (100_000, 200), "train": (200_000, 1000)}  # first patient, panels
@@ -207,8 +207,4 @@ def panels(split: str) -> tuple[Panel, ...]:
     1,000, 200 or 400 panels, one or two of each patient.
   """
   first, wanted = SPLITS[split]
-  out, index = [], first
-  while len(out) < wanted:
-    out += [panel(SEED, index, number) for number in range(Draws(SEED, index, 9).between(1, 2))]
-    index += 1
-  return tuple(Draws(SEED, first, 10).shuffled(out[:wanted]))
+  return one_or_two_each(SEED, first, wanted, (9, 10), lambda index, number, _: panel(SEED, index, number))

@@ -11,7 +11,7 @@ import re
 
 from medjax.tasks import simulator_requests, simulator_symptoms, simulator_text
 from medjax.tasks.simulator_concerns import Concern
-from medjax.tasks.simulator_draws import Draws, expand
+from medjax.tasks.simulator_draws import Draws, expand, one_or_two_each
 from medjax.tasks.simulator_patients import PROFILES, Patient, patient
 
 SEED = 20250
@@ -322,12 +322,8 @@ def messages(split: str) -> tuple[PortalMessage, ...]:
     2,000, 200 or 400 messages, one or two of each patient.
   """
   first, wanted = SPLITS[split]
-  out, index = [], first
-  while len(out) < wanted:
-    used = ()
-    for number in range(Draws(SEED, index, 3).between(1, 2)):
-      written = message(SEED, index, number, used)
-      used += (written.topic,)
-      out.append(written)
-    index += 1
-  return tuple(Draws(SEED, first, 4).shuffled(out[:wanted]))
+
+  def write(index, number, earlier):
+    return message(SEED, index, number, tuple(written.topic for written in earlier))
+
+  return one_or_two_each(SEED, first, wanted, (3, 4), write)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,29 @@ class Draws:
     while rest:
       out.append(rest.pop(self.below(len(rest))))
     return out
+
+
+def one_or_two_each(
+  seed: int, first: int, wanted: int, purposes: tuple[int, int], write: Callable[[int, int, Sequence], Any]
+) -> tuple:
+  """So many texts, one or two of each patient, in a drawn order.
+
+  Args:
+    seed: of the population.
+    first: number of the first patient; the others follow.
+    wanted: how many texts.
+    purposes: last parts of the keys that draw how many texts a patient has, and their order.
+    write: (patient's number, number of the text, the patient's earlier texts) -> a text with its ground truth.
+  """
+  how_many, order = purposes
+  out, index = [], first
+  while len(out) < wanted:
+    own: list = []
+    for number in range(Draws(seed, index, how_many).between(1, 2)):
+      own.append(write(index, number, own))
+    out += own
+    index += 1
+  return tuple(Draws(seed, first, order).shuffled(out[:wanted]))
 
 
 def expand(draws: Draws, template: str, slot: Callable[[str], str]) -> str:

@@ -18,6 +18,21 @@ LABELS = np.array(TARGET.labels)
 PRIOR = np.array([0.5, 0.3, 0.2])
 
 
+def intervals_of(references, predictions, names, target, groups=None, seed=0, resamples=2000):
+  """Intervals of several metrics of label predictions."""
+  return statistics.intervals(statistics.label_sample(references, predictions, names, target, groups), seed, resamples)
+
+
+def interval_of(references, predictions, name, target, groups=None, seed=0, resamples=2000):
+  return intervals_of(references, predictions, [name], target, groups, seed, resamples)[name]
+
+
+def compared(references, predictions_a, predictions_b, name, target, groups=None, seed=0, resamples=2000):
+  """Two methods' label predictions compared on one metric."""
+  a, b = (statistics.label_sample(references, side, [name], target, groups) for side in (predictions_a, predictions_b))
+  return statistics.difference(a, b, name, seed, resamples)
+
+
 def simulate(rng, n, *skills, labels=LABELS, prior=PRIOR):
   """References, and answers that are right with probability `skill` and else drawn from the prior."""
   truth = rng.choice(len(labels), n, p=prior)
@@ -48,7 +63,7 @@ def test_interval_is_scipys(name):
     method="percentile",
     rng=np.random.default_rng([5, 0]),
   ).confidence_interval
-  found = statistics.bootstrap_interval(references, predictions, name, TARGET, seed=5, resamples=400)
+  found = interval_of(references, predictions, name, TARGET, seed=5, resamples=400)
   assert (found.low, found.high) == pytest.approx(tuple(expected))
   assert found.value == pytest.approx(function(*codes))
   assert (found.n, found.groups) == (25, 25)
@@ -56,26 +71,26 @@ def test_interval_is_scipys(name):
 
 def test_interval_of_accuracy_is_near_the_binomial_one():
   references, predictions = simulate(np.random.default_rng(1), 400, 0.5)
-  found = statistics.bootstrap_interval(references, predictions, "accuracy", TARGET)
+  found = interval_of(references, predictions, "accuracy", TARGET)
   low, high = proportion_confint(round(found.value * 400), 400)
   assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
 
 
 def test_several_metrics_at_once_are_what_they_are_alone():
   references, predictions = simulate(np.random.default_rng(2), 30, 0.6)
-  together = statistics.bootstrap_intervals(references, predictions, metrics.applicable(TARGET), TARGET, resamples=200)
+  together = intervals_of(references, predictions, metrics.applicable(TARGET), TARGET, resamples=200)
   for name, interval in together.items():
-    assert statistics.bootstrap_interval(references, predictions, name, TARGET, resamples=200) == interval
+    assert interval_of(references, predictions, name, TARGET, resamples=200) == interval
 
 
 def test_repeated_items_of_a_patient_add_no_certainty():
   references, predictions = simulate(np.random.default_rng(3), 40, 0.6)
   patients = [f"p{i}" for i in range(40)]
-  once = statistics.bootstrap_interval(references, predictions, "accuracy", TARGET, patients)
-  thrice = statistics.bootstrap_interval(references * 3, predictions * 3, "accuracy", TARGET, patients * 3)
+  once = interval_of(references, predictions, "accuracy", TARGET, patients)
+  thrice = interval_of(references * 3, predictions * 3, "accuracy", TARGET, patients * 3)
   assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
   assert (thrice.n, thrice.groups) == (120, 40)
-  naive = statistics.bootstrap_interval(references * 3, predictions * 3, "accuracy", TARGET)
+  naive = interval_of(references * 3, predictions * 3, "accuracy", TARGET)
   assert naive.high - naive.low < 0.7 * (thrice.high - thrice.low)
 
 
@@ -84,9 +99,9 @@ def test_repeated_items_of_a_patient_add_no_certainty():
 def test_order_of_items_does_not_matter(order, name):
   items = simulate(np.random.default_rng(4), 24, 0.4, 0.7)
   groups = [f"p{i // 2}" for i in range(24)]
-  expected = statistics.paired_difference(*items, name, TARGET, groups, resamples=200)
+  expected = compared(*items, name, TARGET, groups, resamples=200)
   shuffled = [[side[i] for i in order] for side in (*items, groups)]
-  assert statistics.paired_difference(*shuffled[:3], name, TARGET, shuffled[3], resamples=200) == expected
+  assert compared(*shuffled[:3], name, TARGET, shuffled[3], resamples=200) == expected
 
 
 @given(st.integers(0, 50), st.sampled_from(sorted(metrics.METRICS)), st.booleans())
@@ -94,34 +109,34 @@ def test_order_of_items_does_not_matter(order, name):
 def test_swapping_the_methods_flips_the_sign(seed, name, clustered):
   references, a, b = simulate(np.random.default_rng(seed), 20, 0.4, 0.7)
   groups = [f"p{i // 2}" for i in range(20)] if clustered else None
-  forth = statistics.paired_difference(references, a, b, name, TARGET, groups, seed, 200)
-  back = statistics.paired_difference(references, b, a, name, TARGET, groups, seed, 200)
+  forth = compared(references, a, b, name, TARGET, groups, seed, 200)
+  back = compared(references, b, a, name, TARGET, groups, seed, 200)
   assert (back.difference, back.low, back.high) == pytest.approx((-forth.difference, -forth.high, -forth.low))
   assert back.p == pytest.approx(forth.p)
 
 
 def test_difference_is_b_minus_a_and_deterministic():
   references, a, b = simulate(np.random.default_rng(6), 200, 0.3, 0.8)
-  found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=1)
+  found = compared(references, a, b, "macro_f1", TARGET, seed=1)
   value = metrics.METRICS["macro_f1"].function
   assert found.difference == pytest.approx(value(references, b, TARGET) - value(references, a, TARGET))
   assert 0 < found.low < found.difference < found.high
-  assert found == statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=1)
-  assert found != statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=2)
-  assert statistics.paired_difference(references, a, b, "triage_cost", TARGET).high < 0
+  assert found == compared(references, a, b, "macro_f1", TARGET, seed=1)
+  assert found != compared(references, a, b, "macro_f1", TARGET, seed=2)
+  assert compared(references, a, b, "triage_cost", TARGET).high < 0
 
 
 def test_equal_answers_differ_by_nothing():
   references, a = simulate(np.random.default_rng(7), 20, 0.5)
   for name in ("accuracy", "macro_f1"):
-    found = statistics.paired_difference(references, a, a, name, TARGET)
+    found = compared(references, a, a, name, TARGET)
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "under_triage"])
 def test_mcnemar_is_statsmodels(name):
   references, a, b = simulate(np.random.default_rng(8), 60, 0.4, 0.7)
-  found = statistics.paired_difference(references, a, b, name, TARGET)
+  found = compared(references, a, b, name, TARGET)
   level = {label: number for number, label in enumerate(TARGET.labels)}
 
   def hit(truth, answer):
@@ -136,14 +151,14 @@ def test_mcnemar_is_statsmodels(name):
 
 def test_mcnemar_gives_way_where_patients_have_several_items():
   references, a, b = simulate(np.random.default_rng(9), 40, 0.4, 0.7)
-  found = statistics.paired_difference(references, a, b, "accuracy", TARGET, [f"p{i // 2}" for i in range(40)])
+  found = compared(references, a, b, "accuracy", TARGET, [f"p{i // 2}" for i in range(40)])
   assert found.method == "exchange"
 
 
 def test_exchange_p_is_the_exact_one_within_monte_carlo_error():
   references, a, b = simulate(np.random.default_rng(10), 24, 0.3, 0.6)
   groups = [f"p{i // 3}" for i in range(24)]
-  found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, groups, resamples=4000)
+  found = compared(references, a, b, "macro_f1", TARGET, groups, resamples=4000)
 
   def f1(answers):
     return sk.f1_score(references, answers, labels=TARGET.labels, average="macro", zero_division=0)
@@ -160,7 +175,7 @@ def test_exchange_p_is_the_exact_one_within_monte_carlo_error():
 
 def test_p_is_never_zero():
   references = ["low", "high"] * 40
-  found = statistics.paired_difference(references, ["middle"] * 80, references, "macro_f1", TARGET, resamples=99)
+  found = compared(references, ["middle"] * 80, references, "macro_f1", TARGET, resamples=99)
   assert found.p == 0.01
 
 
@@ -170,11 +185,11 @@ def test_intervals_cover_and_p_values_keep_their_level():
   truth = true_macro_f1(0.6) - true_macro_f1(0.4)
   for trial in range(200):
     references, a, b, also_a = simulate(rng, 60, 0.4, 0.6, 0.4)
-    found = statistics.paired_difference(references, a, b, "macro_f1", TARGET, seed=trial, resamples=400)
+    found = compared(references, a, b, "macro_f1", TARGET, seed=trial, resamples=400)
     covered += found.low <= truth <= found.high
     found_real += found.p < 0.05
     for name in false_alarms:
-      null = statistics.paired_difference(references, a, also_a, name, TARGET, seed=trial, resamples=400)
+      null = compared(references, a, also_a, name, TARGET, seed=trial, resamples=400)
       false_alarms[name] += null.p <= 0.05
   assert 0.89 <= covered / 200 <= 0.99  # 0.95 within four standard errors
   assert 0.005 <= false_alarms["macro_f1"] / 200 <= 0.11
@@ -189,7 +204,7 @@ def test_clustered_intervals_cover_where_naive_ones_do_not():
     references, predictions = (side * 4 for side in simulate(rng, 40, 0.5))
     groups = [f"p{i}" for i in range(40)] * 4
     for kind in covered:
-      found = statistics.bootstrap_interval(
+      found = interval_of(
         references, predictions, "accuracy", TARGET, groups if kind == "clustered" else None, trial, 300
       )
       covered[kind] += found.low <= 0.5 + 0.5 * (PRIOR**2).sum() <= found.high
@@ -234,7 +249,7 @@ def test_groups_needed_grows_with_the_square():
 )
 def test_unusable_input_is_refused(arguments, message):
   with pytest.raises(UserError, match=message):
-    statistics.bootstrap_interval(*arguments)
+    interval_of(*arguments)
   with pytest.raises(UserError, match="discordance"):
     statistics.minimum_detectable_difference(100, 0)
 
@@ -296,7 +311,7 @@ def test_labels_and_scores_share_one_road():
   groups = [f"p{i // 2}" for i in range(40)]
   hits = [np.array(references) == np.array(side) for side in (a, b)]
   by_score = statistics.difference(*(statistics.score_sample({"hit": hit}, groups) for hit in hits), "hit")
-  by_label = statistics.paired_difference(references, a, b, "accuracy", TARGET, groups)
+  by_label = compared(references, a, b, "accuracy", TARGET, groups)
   error = 4 * np.sqrt(2 * by_label.p * (1 - by_label.p) / 2000)  # swaps are drawn where answers differ, not scores
   assert by_score.p == pytest.approx(by_label.p, abs=error)
   assert dataclasses.replace(by_score, p=by_label.p) == dataclasses.replace(
