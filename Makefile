@@ -15,7 +15,7 @@ help:
 	@echo "make lint | format      check or repair style"
 	@echo "make demo               base, SFT and DPO on five tasks with the embedded model; report in $(WORKDIR)"
 	@echo "  TASK=triage             one task only"
-	@echo "  SIZE=full               more rows and a sixth task, up to an hour"
+	@echo "  SIZE=full               more rows, longer training and a sixth task"
 
 setup: $(VENV)/.ready
 

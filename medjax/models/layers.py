@@ -62,8 +62,8 @@ def _matrix(x_BTI, kernel_IO, letters):
 def _merged(x_BTI):
   """[P, I]: rows and tokens as one axis, so that a kernel's gradient is a sum over one axis.
 
-  XLA's CPU backend copies both operands of a sum over two, at a tenth of the cost of a training step. Tokens that are
-  split over devices stay apart, since no sharding describes the merged axis.
+  XLA's CPU backend copies both operands of a sum over two (docs/performance.md). Tokens that are split over devices
+  stay apart, since no sharding describes the merged axis.
   """
   B, T = x_BTI.shape[:2]
   return x_BTI.reshape(*((B, T) if tokens_are_split() else (B * T,)), -1)
