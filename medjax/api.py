@@ -19,16 +19,20 @@ from medjax.evaluation import decode
 from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Decoder, Params, bind, build, head_matrix
-from medjax.models.pretrained import DTYPES, load_config_and_tokenizer, load_pretrained
+from medjax.models.layers import soft_capped
+from medjax.models.lora import LoraConfig
+from medjax.models.pretrained import DTYPES
 from medjax.objectives.scoring import score
-from medjax.training import checkpoints
+from medjax.training.policy import load_policy
 
 
 @functools.partial(jax.jit, static_argnames="graph")
 def _logits(graph, params, tokens_BT, mask_BT):
-  hidden_BTD = bind(graph, params)(tokens_BT, Layout.plain(mask_BT))
+  decoder = bind(graph, params)
+  hidden_BTD = decoder(tokens_BT, Layout.plain(mask_BT))
   head_VD = head_matrix(params).astype(hidden_BTD.dtype)
-  return jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
+  logits_BTV = jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
+  return soft_capped(logits_BTV, decoder.config.logit_softcap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Model:
     params: the parameter tree of docs/architecture.md.
     dtype: dtype of the computation.
     eos: token ids that end a generation.
+    lora: what the adapters in `params` are, None where there are none.
+    quantized: how the kernels below them are stored.
   """
 
   config: ModelConfig
@@ -48,11 +54,13 @@ class Model:
   params: Params = dataclasses.field(repr=False)
   dtype: str
   eos: tuple[int, ...]
+  lora: LoraConfig | None = None
+  quantized: str = "none"
 
   @functools.cached_property
   def graph(self) -> nnx.GraphDef:
     """The decoder without its arrays, as jitted functions take it."""
-    return build(self.config, self.dtype)
+    return build(self.config, self.dtype, lora=self.lora, quantize=self.quantized)
 
   @property
   def module(self) -> Decoder:
@@ -162,19 +170,16 @@ def load(name_or_path: str, dtype: str = "float32") -> Model:
   """Loads a model.
 
   Args:
-    name_or_path: a Hugging Face directory or hub id, a `.gguf` file, `embedded:smollm2-135m`, or a workdir of
-      `medjax train` (its last checkpoint).
-    dtype: `float32` or `bfloat16`, of weights and computation.
+    name_or_path: a Hugging Face directory, a hub id `org/name[/file.gguf][@revision]`, a `.gguf` file, a PEFT adapter's
+      directory, `embedded:smollm2-135m`, or a workdir of `medjax train` (its last checkpoint).
+    dtype: `float32` or `bfloat16`, of weights and computation; weights below adapters stay as they were trained with.
 
   Raises:
     UserError: the model is missing, damaged or not supported.
   """
   if dtype not in DTYPES:
     raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
-  if checkpoints.is_checkpoint(name_or_path):
-    params, identity = checkpoints.load_params(name_or_path)
-    described = load_config_and_tokenizer(identity["config"]["model"]["path"])
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    return Model(described.config, described.tokenizer, params, dtype, described.eos_ids)
-  loaded = load_pretrained(name_or_path, dtype)
-  return Model(loaded.config, loaded.tokenizer, loaded.params, dtype, loaded.eos_ids)
+  policy = load_policy(name_or_path, dtype=dtype)
+  params = policy.params if policy.lora else jax.tree.map(lambda x: x.astype(dtype), policy.params)
+  known = policy.described
+  return Model(known.config, known.tokenizer, params, dtype, known.eos_ids, policy.lora, policy.quantized)

@@ -37,6 +37,14 @@ def base_config() -> ml_collections.ConfigDict:
   config.model.remat = "products"
   config.model.max_length = 0  # tokens of a prompt and an answer; 0: the model's own context
 
+  config.lora = ml_collections.ConfigDict()
+  config.lora.rank = 0  # of the low-rank adapters that are trained in place of the weights; 0: all weights are trained
+  config.lora.alpha = 16.0  # the adapters' output is multiplied by alpha / rank
+  config.lora.targets = "all-linear"  # or a regular expression: q_proj|v_proj
+  config.lora.dropout = 0.0
+  config.lora.rslora = False  # multiply by alpha / sqrt(rank) instead
+  config.lora.quantize = "none"  # none | int8 | nf4: how the frozen weights below the adapters are stored
+
   config.data = ml_collections.ConfigDict()
   config.data.source = ""  # .jsonl, .csv, .parquet, a directory of splits or a hub id; empty: the task's own data
   config.data.columns = ml_collections.ConfigDict()  # our field -> column of the source, where the names differ
@@ -68,7 +76,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.preference.loss = "sigmoid"  # sigmoid | cdpo
   config.preference.beta = 0.1
   config.preference.label_smoothing = 0.0  # of cdpo: how likely a preference is the wrong way round
-  config.preference.reference = "precomputed"  # precomputed | live
+  # precomputed | live | lora_base (the weights below the adapters, where these start at zero).
+  config.preference.reference = "precomputed"
   config.preference.pairs = "task"  # task: from the task's labels and its policy; given: columns of data.source
 
   config.mesh = ml_collections.ConfigDict()  # devices on each axis; -1: all that the others leave
@@ -103,11 +112,12 @@ CHOICES = {
   "model.dtype": ("float32", "bfloat16"),
   "model.attention": ("auto", "xla"),
   "model.remat": ("none", "products", "full"),
+  "lora.quantize": ("none", "int8", "nf4"),
   "data.too_long": ("cut_prompt", "drop", "error"),
   "optimizer.name": ("adamw",),
   "optimizer.schedule": ("cosine", "constant", "linear"),
   "preference.loss": ("sigmoid", "cdpo"),
-  "preference.reference": ("precomputed", "live"),
+  "preference.reference": ("precomputed", "live", "lora_base"),
   "preference.pairs": ("task", "given"),
   "evaluation.split": SPLITS,
 }
@@ -116,9 +126,9 @@ _AT_LEAST_TWO = ("train.row_length",)
 _NOT_NEGATIVE = (
   *("seed", "model.max_length", "data.max_prompt", "data.max_completion", "data.train_rows", "data.validation_rows"),
   *("data.test_rows", "train.steps", "train.microbatch_rows", "optimizer.warmup_steps", "optimizer.weight_decay"),
-  *("checkpoint.every", "evaluation.every"),
+  *("checkpoint.every", "evaluation.every", "lora.rank", "lora.dropout"),
 )
-_POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "preference.beta")
+_POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "preference.beta", "lora.alpha")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -141,6 +151,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _refuse("preference.label_smoothing", config.preference.label_smoothing, "at least 0 and less than 0.5")
   if config.preference.label_smoothing and config.preference.loss != "cdpo":
     _refuse("preference.label_smoothing", config.preference.label_smoothing, "0 unless config.preference.loss is cdpo")
+  if config.lora.dropout >= 1:
+    _refuse("lora.dropout", config.lora.dropout, "less than 1")
+  if not config.lora.rank and config.lora.quantize != "none":
+    _refuse("lora.quantize", config.lora.quantize, "none unless lora.rank is more than 0")
+  if not config.lora.rank and config.preference.reference == "lora_base":
+    _refuse("preference.reference", "lora_base", "precomputed or live unless lora.rank is more than 0")
   if 0 < config.train.steps < config.optimizer.warmup_steps:
     _refuse("optimizer.warmup_steps", config.optimizer.warmup_steps, f"at most train.steps = {config.train.steps}")
   if 0 < config.model.max_length < 2:
@@ -345,6 +361,9 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
   if isinstance(value, str) and not isinstance(default, str):
     value = _literal(value, isinstance(default, tuple))
   number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if isinstance(default, bool):
+    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
+    return value if isinstance(value, bool) else _refuse(key, value, "true or false")
   if isinstance(default, str) and isinstance(value, str):
     return value
   if isinstance(default, int) and number and float(value).is_integer():

@@ -1,6 +1,7 @@
 """`medjax models`: models and shapes known by name."""
 
 import json
+import math
 import typing
 
 from absl import flags
@@ -15,10 +16,10 @@ EMBEDDED = {"embedded:smollm2-135m": "smollm2-135m"}  # weights from an installe
 
 def parameters(config: "ModelConfig") -> int:
   """How many parameters a decoder of this shape has."""
-  attention = 2 * config.width * config.head_width * (config.num_heads + config.num_kv_heads)
-  block = attention + 3 * config.width * config.ffn_width + 2 * config.width
-  ends = config.vocab_size * config.width * (1 if config.tied_head else 2) + config.width
-  return config.num_layers * block + ends
+  from medjax.models.families import tensor_slots
+
+  shapes = {slot.tensor: slot.shape for slot in tensor_slots(config)}
+  return sum(map(math.prod, shapes.values()))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -26,7 +27,7 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _run(arguments: Arguments) -> None:
-  from medjax.models.config import PRESETS
+  from medjax.models.families import PRESETS
 
   named = [(name, PRESETS[preset], True) for name, preset in EMBEDDED.items()]
   named += [(name, config, False) for name, config in PRESETS.items()]

@@ -15,6 +15,7 @@ from medjax.errors import UserError
 from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
+from medjax.models.layers import soft_capped
 
 
 class Progress(NamedTuple):
@@ -36,14 +37,15 @@ def _generate(
   decoder = bind(graph, params)
   head_VD = head_matrix(params).astype(dtype)
   B, T = tokens_BT.shape
-  layout = Layout.plain(mask_BT)
-  hidden_BTD, cache = decoder.extend(tokens_BT, layout, empty_cache(config, B, T + new_tokens, dtype), jnp.int32(0))
-  lengths_B = mask_BT.sum(axis=1)
+  layout, lengths_B = Layout.plain(mask_BT), mask_BT.sum(axis=1)
+  cache = empty_cache(config, T + new_tokens, (lengths_B + limit)[:, None], dtype)
+  hidden_BTD, cache = decoder.extend(tokens_BT, layout, cache, jnp.int32(0))
   last_B = T - 1 - jnp.argmax(mask_BT[:, ::-1], axis=1)
   first_BD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
 
   def body(now: Progress) -> Progress:
     logits_BV = jnp.einsum("BD,VD->BV", now.hidden_BD, head_VD, preferred_element_type=jnp.float32)
+    logits_BV = soft_capped(logits_BV, config.logit_softcap)
     key, draw = jax.random.split(now.key)
     chosen_B = jnp.argmax(logits_BV, axis=-1) if greedy else sample(draw, logits_BV, temperature, top_p)
     chosen_B = chosen_B.astype(jnp.int32)

@@ -16,10 +16,10 @@ from medjax.errors import UserError
 from medjax.evaluation.answers import generate_rows
 from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_texts
 from medjax.evaluation.score import Prediction, predict_rows
-from medjax.models.decoder import build
-from medjax.models.pretrained import Pretrained, load_config_and_tokenizer, load_pretrained
+from medjax.models.pretrained import Pretrained
 from medjax.tasks.task import Task, TextTarget
-from medjax.training import checkpoints, mesh
+from medjax.training import mesh
+from medjax.training.policy import load_policy
 from medjax.training.telemetry import progress
 
 SCHEMA_VERSION = 1
@@ -34,7 +34,7 @@ def evaluate(config, checkpoint: str, split: str, out: pathlib.Path, model: Pret
     split: `train`, `validation` or `test`.
     out: gets `predictions.jsonl` (`id`, `group`, `prediction`, `reference`, and `probabilities`, or `text` and
       `scores`) and `metrics.json`.
-    model: `checkpoint`, where it is a model that is loaded already.
+    model: a model that is loaded already, used where it is what `checkpoint` names or is built on.
 
   Returns:
     What `metrics.json` holds.
@@ -117,8 +117,10 @@ def _predictions(
     sizes = dict(devices.shape)
     devices = mesh.make_mesh({**sizes, "data": sizes["data"] * sizes["sequence"], "sequence": 1})
   with jax.set_mesh(devices):
-    described, params = _load(config, checkpoint, devices, model)
-    graph = build(described.config, config.model.dtype, config.model.attention)
+    row_length = config.train.row_length
+    policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices, row_length))
+    described, params = policy.described, policy.params
+    graph = policy.graph(described.config, config.model.dtype, config.model.attention)
     encoder = chat.Encoder(described.tokenizer)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
     with progress(len(rows), title) as bar:
@@ -149,19 +151,6 @@ def _predictions(
         mesh.batch_sharding(devices),
         bar.update,
       )
-
-
-def _load(config, checkpoint: str, devices, model: Pretrained | None):
-  """(description, parameters on the mesh) of a checkpoint or model."""
-  trained = model is None and checkpoints.is_checkpoint(checkpoint)
-  path = checkpoints.load_identity(checkpoint)["config"]["model"]["path"] if trained else checkpoint
-  described = model or load_config_and_tokenizer(path)
-  mesh.check_divides(described.config, devices, config.train.row_length)
-  if trained:
-    return described, checkpoints.load_params(checkpoint, devices)[0]
-  if model is not None:
-    return model, jax.device_put(model.params, mesh.parameter_shardings(model.params, devices))
-  return described, load_pretrained(path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
 
 
 def _line(prediction: Prediction, **more: Any) -> str:

@@ -1,11 +1,13 @@
 """Throughput of the real train step on the devices at hand, beside a forward pass over the same batch."""
 
+import dataclasses
 import resource
 import sys
 import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -16,12 +18,16 @@ from medjax.data.examples import Segments
 from medjax.data.loader import Plan
 from medjax.errors import UserError
 from medjax.hardware import flops
-from medjax.models.config import PRESETS, ModelConfig
-from medjax.models.decoder import build, init_params
-from medjax.models.pretrained import load_config_and_tokenizer, load_pretrained
+from medjax.models import lora as adapters
+from medjax.models.config import ModelConfig
+from medjax.models.decoder import init_params
+from medjax.models.families import PRESETS
+from medjax.models.pretrained import load_config_and_tokenizer
 from medjax.objectives.scoring import score
 from medjax.training import mesh, state
+from medjax.training.checkpoints import lora_of
 from medjax.training.optimizer import make_optimizer
+from medjax.training.policy import Policy, frozen_weights, initial_policy, new_adapters
 from medjax.training.step import add_microbatches, jitted_step, loss_sums, objective_of
 from medjax.training.telemetry import progress
 
@@ -47,18 +53,18 @@ def bench(config, steps: int) -> dict[str, Any]:
   """
   if config.method not in ("sft", "dpo"):
     raise UserError(f"config.method is {config.method!r}; `medjax bench` times sft or dpo")
-  if config.preference.reference != "precomputed":
-    raise UserError(f"config.preference.reference is {config.preference.reference!r}; bench times `precomputed` only")
+  if config.train.init_from:
+    raise UserError("config.train.init_from is set; bench starts from config.model.path")
   devices = mesh.make_mesh(config.mesh.to_dict())
   described, groups = _workload(config)
   mesh.check_divides(described, devices, config.train.row_length, config.train.microbatch_rows)
-  graph = build(described, config.model.dtype, config.model.attention, config.model.remat)
   with jax.set_mesh(devices):
-    params = _params(config, devices)
+    policy = _policy(config, described, devices)
+    graph = policy.graph(described, config.model.dtype, config.model.attention, config.model.remat)
     known = None
-    if config.method == "dpo":
+    if config.method == "dpo" and config.preference.reference == "precomputed":
       rows, sharding = mesh.whole_rows(devices, config.evaluation.batch_size), mesh.batch_sharding(devices)
-      known = np.stack(score(graph, params, groups, config.train.row_length, rows, sharding))
+      known = np.stack(score(graph, policy.params, groups, config.train.row_length, rows, sharding))
     plan = Plan(
       groups,
       steps + WARM_UP,
@@ -69,7 +75,7 @@ def bench(config, steps: int) -> dict[str, Any]:
       mesh.batch_multiple(devices),
       known,
     )
-    measured = _measure(config, graph, params, plan, devices)
+    measured = _measure(config, graph, policy, plan, devices)
   return _line(config, described, devices, plan, measured)
 
 
@@ -82,33 +88,37 @@ class _Measured(NamedTuple):
   losses: list[float]
 
 
-def _measure(config, graph, params, plan: Plan, devices) -> _Measured:
-  objective, optimizer = objective_of(config), make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
-  places = state.shardings(state.abstract(params, optimizer), optimizer, devices)
-  current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(params)
-  rate, whole = np.float32(config.optimizer.learning_rate), NamedSharding(devices, P())
+def _measure(config, graph, policy: Policy, plan: Plan, devices) -> _Measured:
+  objective = objective_of(config)
+  forward_only = dataclasses.replace(objective, lora_base=False)  # the policy's pass, whatever the reference
+  optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+  places = state.shardings(state.abstract(policy.trainable, optimizer), optimizer, devices)
+  live = jax.tree.map(jnp.copy, policy.trainable) if config.preference.reference == "live" else None
+  current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(policy.trainable)
+  rate, seed, whole = np.float32(config.optimizer.learning_rate), np.uint32(config.seed), NamedSharding(devices, P())
 
   def inputs(step: int):
     item = plan[step]
     return mesh.place(item.batches, mesh.batch_sharding(devices, leading=1)), np.int32(item.used)
 
-  def forward(params, batches, used):
-    return add_microbatches(lambda batch: loss_sums(graph, objective, params, None, batch), batches, used)[0].mean
+  def forward(params, frozen, batches, used):
+    tree = params if frozen is None else adapters.join(frozen, params)
+    return add_microbatches(lambda batch, _: loss_sums(graph, forward_only, tree, None, batch), batches, used)[0].mean
 
   batches, used = inputs(0)
   started = time.perf_counter()
   step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
-  step_fn = step_fn.lower(current, None, batches, used, rate).compile()
+  step_fn = step_fn.lower(current, policy.frozen, live, batches, used, rate, seed).compile()
   compilation = time.perf_counter() - started
-  forward_fn = jax.jit(forward, out_shardings=whole).lower(current.params, batches, used).compile()
+  forward_fn = jax.jit(forward, out_shardings=whole).lower(current.params, policy.frozen, batches, used).compile()
   steps, forwards, losses = [], [], []
   with progress(plan.steps, f"bench {config.method}") as bar:
     for step in range(plan.steps):
       batches, used = jax.block_until_ready(inputs(step))
       started = time.perf_counter()
-      current, metrics = jax.block_until_ready(step_fn(current, None, batches, used, rate))
+      current, metrics = jax.block_until_ready(step_fn(current, policy.frozen, live, batches, used, rate, seed))
       stepped = time.perf_counter()
-      jax.block_until_ready(forward_fn(current.params, batches, used))
+      jax.block_until_ready(forward_fn(current.params, policy.frozen, batches, used))
       if step >= WARM_UP:
         steps.append(stepped - started)
         forwards.append(time.perf_counter() - stepped)
@@ -128,6 +138,8 @@ def _line(config, described: ModelConfig, devices: Mesh, plan: Plan, measured: _
     "model": config.model.path,
     "dtype": config.model.dtype,
     "remat": config.model.remat,
+    "lora": config.lora.to_dict() if config.lora.rank else None,
+    "reference": config.preference.reference if config.method == "dpo" else None,
     "device_kind": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
     "mesh": dict(devices.shape),
@@ -142,7 +154,7 @@ def _line(config, described: ModelConfig, devices: Mesh, plan: Plan, measured: _
     "tokens_per_second": sum(item.tokens for item, _ in timed) / total,
     "tokens_computed_per_second": sum(item.used * plan.rows[1] * plan.shape.tokens for item, _ in timed) / total,
     "padded_share": float(np.mean([item.padded_share for item, _ in timed])),
-    "flops_per_step": sum(flops.train_flops(described, groups) for _, groups in timed) // len(timed),
+    "flops_per_step": sum(flops.train_flops(described, groups, lora_of(config)) for _, groups in timed) // len(timed),
     "mfu": None,
     "peak_bytes": _peak_bytes(),
     "compile_seconds": measured.compilation,
@@ -187,12 +199,21 @@ def _workload(config) -> tuple[ModelConfig, list[Segments]]:
   return described, chat.encode_all(found, chat.Encoder(loaded.tokenizer), limits)[0]
 
 
-def _params(config, devices):
-  if config.model.path in PRESETS:
-    made = jax.eval_shape(lambda: init_params(PRESETS[config.model.path]))
-    shardings = mesh.parameter_shardings(made, devices)
-    return jax.jit(lambda: init_params(PRESETS[config.model.path]), out_shardings=shardings)()
-  return load_pretrained(config.model.path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
+def _policy(config, described: ModelConfig, devices: Mesh) -> Policy:
+  """What the run starts with; of a preset random weights."""
+  if config.model.path not in PRESETS:
+    return initial_policy(config, load_config_and_tokenizer(config.model.path), None, devices)
+  lora, kind = lora_of(config), config.lora.quantize
+
+  def make():
+    return init_params(described)
+
+  params = jax.jit(make, out_shardings=mesh.parameter_shardings(jax.eval_shape(make), devices))()
+  if lora is None:
+    return Policy(None, params)
+  return Policy(
+    frozen_weights(params, config.model.dtype, kind, devices), new_adapters(described, lora, 0, devices), lora, kind
+  )
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float, Int
 from medjax.arrays import Array
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
-from medjax.models.layers import apply_rope, keep, normal, project
+from medjax.models.layers import Linear, RMSNorm, keep, soft_capped
+from medjax.models.lora import Adapters, LoraConfig
+from medjax.models.rope import Tables, apply_rope
 from medjax.models.sharding import constrain
 
 IMPLEMENTATIONS = ("auto", "xla")
@@ -64,19 +66,31 @@ def attend(
   k_BKEC: Float[Array, "B K E C"],
   v_BKCE: Float[Array, "B K C E"],
   visible_BTC: Bool[Array, "B T C"],
+  scale: float,
+  softcap: float | None = None,
 ) -> Float[Array, "B T H E"]:
-  """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245)."""
+  """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245).
+
+  Args:
+    q_BTHE: queries.
+    k_BKEC: keys, transposed as a cache keeps them.
+    v_BKCE: values.
+    visible_BTC: which keys a query sees.
+    scale: what scores are multiplied by.
+    softcap: of the scores, see `soft_capped`.
+  """
   B, T, H, E = q_BTHE.shape
   K, C = k_BKEC.shape[1], k_BKEC.shape[3]
   G = H // K
   # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul. With
   # the axes left to the compiler, forward and backward took twice as long on a CPU.
-  # Keys come transposed, as a cache keeps them: scores are rows times columns, which a CPU decodes with faster.
+  # Keys come transposed: scores are rows times columns, which a CPU decodes with faster.
   # Queries stay where their tokens are; keys and values of all tokens come to them.
   q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, E)
   q_BKME = keep(constrain(q_BKME, "BKT-"))
   k_BKEC, v_BKCE = keep(constrain(k_BKEC, "BK--")), keep(constrain(v_BKCE, "BK--"))
-  scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * E**-0.5
+  scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * scale
+  scores_BKMC = soft_capped(scores_BKMC, softcap)
   scores_BKTGC = jnp.where(visible_BTC[:, None, :, None], scores_BKMC.reshape(B, K, T, G, C), -1e30)
   weights_BKMC = keep(jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BKCE.dtype).reshape(B, K, T * G, C))
   out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
@@ -86,19 +100,32 @@ def attend(
 class Attention(nnx.Module):
   """Rotary grouped-query attention with an optional key-value cache."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    D, H, K, E = config.width, config.num_heads, config.num_kv_heads, config.head_width
-    self.q = normal(rngs, D, H, E)
-    self.k = normal(rngs, D, K, E)
-    self.v = normal(rngs, D, K, E)
-    self.o = normal(rngs, H, E, D)
+  def __init__(self, config: ModelConfig, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    self.q, self.k, self.v = (
+      Linear(name, config, config.qkv_bias, lora, quantize, rngs=rngs) for name in ("q", "k", "v")
+    )
+    self.o = Linear("o", config, config.output_bias, lora, quantize, rngs=rngs)
+    if config.qk_norm:
+      self.q_norm = RMSNorm(config.head_width, config.norm_eps, config.offset_norms)
+      self.k_norm = RMSNorm(config.head_width, config.norm_eps, config.offset_norms)
+    self.scale = (config.query_scalar or config.head_width) ** -0.5
+    self.softcap = config.attention_softcap
 
-  def __call__(self, x_BTD: Float[Array, "B T D"], tables, visible_BTC: Bool[Array, "B T C"], store):
+  def __call__(
+    self,
+    x_BTD: Float[Array, "B T D"],
+    tables: Tables,
+    visible_BTC: Bool[Array, "B T C"],
+    store,
+    adapters: Adapters | None,
+  ):
     """Attends; `store(k_BKET, v_BKTE)` gives the keys and values to look at, and what to carry on."""
-    q_BTHE = constrain(project(x_BTD, self.q[...], "DHE"), "BTHE")
-    k_BTKE = constrain(project(x_BTD, self.k[...], "DKE"), "BTKE")
-    v_BTKE = constrain(project(x_BTD, self.v[...], "DKE"), "BTKE")
+    q_BTHE = constrain(self.q(x_BTD, adapters), "BTHE")
+    k_BTKE = constrain(self.k(x_BTD, adapters), "BTKE")
+    v_BTKE = constrain(self.v(x_BTD, adapters), "BTKE")
+    if hasattr(self, "q_norm"):
+      q_BTHE, k_BTKE = self.q_norm(keep(q_BTHE)), self.k_norm(keep(k_BTKE))
     k_BTKE = apply_rope(k_BTKE, tables)
     k_BKEC, v_BKCE, carry = store(k_BTKE.transpose(0, 2, 3, 1), v_BTKE.transpose(0, 2, 1, 3))
-    out_BTHE = constrain(attend(apply_rope(q_BTHE, tables), k_BKEC, v_BKCE, visible_BTC), "BTHE")
-    return project(out_BTHE, self.o[...], "HED"), carry
+    out_BTHE = attend(apply_rope(q_BTHE, tables), k_BKEC, v_BKCE, visible_BTC, self.scale, self.softcap)
+    return self.o(constrain(out_BTHE, "BTHE"), adapters), carry

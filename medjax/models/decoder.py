@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.models.attention import Attention, Layout, check_implementation, visible
-from medjax.models.config import ModelConfig
-from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal, rope_tables
+from medjax.models.config import SLIDING, ModelConfig
+from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal
+from medjax.models.lora import Adapters, LoraConfig, Params
+from medjax.models.rope import needs_extents, rope_tables, sequence_extents
 from medjax.models.sharding import constrain, look_up
 
-Params = dict[str, Any]
 _POLICIES = {
   "products": jax.checkpoint_policies.save_only_these_names(KEPT),
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -21,34 +22,51 @@ _POLICIES = {
 
 
 class Cache(NamedTuple):
-  """Keys and values of C positions for every layer, and what those positions are."""
+  """Keys and values of C positions for every layer, and what those positions are.
+
+  Attributes:
+    k_LBKEC: keys, transposed.
+    v_LBKCE: values.
+    layout: [B, C]; segment 0 where nothing is stored yet.
+    extents_B1: how many tokens the sequence of each row may come to (LongRoPE chooses its frequencies by it).
+  """
 
   k_LBKEC: Float[Array, "L B K E C"]
   v_LBKCE: Float[Array, "L B K C E"]
-  layout: Layout  # [B, C]; segment 0 where nothing is stored yet
+  layout: Layout
+  extents_B1: Int[Array, "B 1"]
 
 
-def empty_cache(config: ModelConfig, batch: int, positions: int, dtype: Any) -> Cache:
+def empty_cache(config: ModelConfig, positions: int, extents_B1: Int[Array, "B 1"], dtype: Any) -> Cache:
   """A cache with room for `positions` tokens a row."""
-  L, K, E = config.num_layers, config.num_kv_heads, config.head_width
-  k_LBKEC, v_LBKCE = jnp.zeros((L, batch, K, E, positions), dtype), jnp.zeros((L, batch, K, positions, E), dtype)
-  nothing_BC = jnp.zeros((batch, positions), jnp.int32)
-  return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC))
+  L, K, E, B = config.num_layers, config.num_kv_heads, config.head_width, extents_B1.shape[0]
+  k_LBKEC, v_LBKCE = jnp.zeros((L, B, K, E, positions), dtype), jnp.zeros((L, B, K, positions, E), dtype)
+  nothing_BC = jnp.zeros((B, positions), jnp.int32)
+  return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC), extents_B1)
 
 
 class Block(nnx.Module):
   """Attention and feed-forward layer, each on a norm and added to the stream."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config.width, config.norm_eps)
-    self.attention = Attention(config, rngs=rngs)
-    self.mlp_norm = RMSNorm(config.width, config.norm_eps)
-    self.mlp = MLP(config, rngs=rngs)
+  def __init__(self, config: ModelConfig, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    def norm() -> RMSNorm:
+      return RMSNorm(config.width, config.norm_eps, config.offset_norms)
 
-  def __call__(self, x_BTD, tables, visible_BTC, store):
-    attended_BTD, carry = self.attention(self.attention_norm(x_BTD), tables, visible_BTC, store)
-    x_BTD = keep(constrain(x_BTD + attended_BTD, "BTD"))
-    return constrain(x_BTD + self.mlp(self.mlp_norm(x_BTD)), "BTD"), carry
+    self.attention_norm, self.mlp_norm = norm(), norm()
+    if config.post_norms:
+      self.attention_post_norm, self.mlp_post_norm = norm(), norm()
+    self.attention = Attention(config, lora, quantize, rngs=rngs)
+    self.mlp = MLP(config, lora, quantize, rngs=rngs)
+
+  def __call__(self, x_BTD, tables, visible_BTC, store, adapters):
+    added_BTD, carry = self.attention(self.attention_norm(x_BTD), tables, visible_BTC, store, adapters)
+    if hasattr(self, "attention_post_norm"):
+      added_BTD = self.attention_post_norm(keep(added_BTD))
+    x_BTD = keep(constrain(x_BTD + added_BTD, "BTD"))
+    added_BTD = self.mlp(self.mlp_norm(x_BTD), adapters)
+    if hasattr(self, "mlp_post_norm"):
+      added_BTD = self.mlp_post_norm(keep(added_BTD))
+    return constrain(x_BTD + added_BTD, "BTD"), carry
 
 
 class Table(nnx.Module):
@@ -59,7 +77,7 @@ class Table(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """A decoder-only transformer of the Llama family.
+  """A decoder-only transformer; `config` says of which family.
 
   Parameters are float32 where the module makes them and keep their dtype where they are loaded; `dtype` is what
   activations and products are computed in. The parameter tree is in docs/architecture.md.
@@ -70,6 +88,8 @@ class Decoder(nnx.Module):
     attention: implementation of attention, `auto` or `xla`.
     remat: what the backward pass computes again: `none` (nothing), `products` (norms, rotations and activations, from
       the matrix products beside them, which are kept), `full` (each block).
+    lora: None, or the low-rank adapters.
+    quantize: how the kernels of the blocks are stored, `none`, `int8` or `nf4`; only for kernels that are frozen.
     rngs: source of the initial values.
   """
 
@@ -79,6 +99,8 @@ class Decoder(nnx.Module):
     dtype: Any = jnp.float32,
     attention: str = "auto",
     remat: str = "products",
+    lora: LoraConfig | None = None,
+    quantize: str = "none",
     *,
     rngs: nnx.Rngs,
   ):
@@ -87,16 +109,24 @@ class Decoder(nnx.Module):
     self.dtype = dtype
     self.remat = remat
     self.embed = Table("embedding", config, rngs=rngs)
-    self.blocks = nnx.vmap(lambda rngs: Block(config, rngs=rngs))(rngs.fork(split=config.num_layers))
-    self.final_norm = RMSNorm(config.width, config.norm_eps)
+    self.blocks = nnx.vmap(lambda rngs: Block(config, lora, quantize, rngs=rngs))(rngs.fork(split=config.num_layers))
+    self.final_norm = RMSNorm(config.width, config.norm_eps, config.offset_norms)
     if not config.tied_head:
       self.head = Table("kernel", config, rngs=rngs)
 
-  def __call__(self, tokens_BT: Int[Array, "B T"], layout: Layout) -> Float[Array, "B T D"]:
-    """Hidden states after the final norm, in the compute dtype."""
-    visible_BTT = visible(layout, layout, self.config.sliding_window)
-    hidden_BTD, _ = self._run(tokens_BT, layout, visible_BTT, lambda layer, carry, k, v: (k, v, carry), ())
-    return hidden_BTD
+  def __call__(
+    self, tokens_BT: Int[Array, "B T"], layout: Layout, adapters: Adapters | None = Adapters()
+  ) -> Float[Array, "B T D"]:
+    """Hidden states after the final norm, in the compute dtype.
+
+    Args:
+      tokens_BT: token ids.
+      layout: what they are.
+      adapters: how low-rank adapters are run; None: not at all, which gives the base model.
+    """
+    extents_BT = sequence_extents(layout.positions, layout.segments) if needs_extents(self.config) else None
+    views = self._views(layout, layout, extents_BT)
+    return self._run(tokens_BT, views, lambda layer, carry, k, v: (k, v, carry), (), adapters)[0]
 
   def extend(
     self, tokens_BT: Int[Array, "B T"], layout: Layout, cache: Cache, start: Int[Array, ""]
@@ -111,32 +141,57 @@ class Decoder(nnx.Module):
       carry = tuple(jax.lax.dynamic_update_slice(old, x[None], at) for old, (x, at) in zip(carry, new, strict=True))
       return *(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry), carry
 
-    visible_BTC = visible(layout, written, self.config.sliding_window)
-    hidden_BTD, (k, v) = self._run(tokens_BT, layout, visible_BTC, store, (cache.k_LBKEC, cache.v_LBKCE))
-    return hidden_BTD, Cache(k, v, written)
+    views = self._views(layout, written, cache.extents_B1)
+    hidden_BTD, (k, v) = self._run(tokens_BT, views, store, (cache.k_LBKEC, cache.v_LBKCE), Adapters())
+    return hidden_BTD, Cache(k, v, written, cache.extents_B1)
 
-  def _run(self, tokens_BT, layout, visible_BTC, store, carry):
-    embedding_VD = self.embed.embedding[...]
-    x_BTD = look_up(embedding_VD, tokens_BT, self.dtype)
-    tables = rope_tables(layout.positions, self.config)
+  def _views(self, queries: Layout, keys: Layout, extents_BT):
+    """(kind -> rotary tables and what is visible, the kind of each layer): kinds are counted as they first occur."""
+    kinds = tuple(dict.fromkeys(self.config.layer_kinds))
+
+    def view(kind: str):
+      window = self.config.sliding_window if kind == SLIDING else None
+      return rope_tables(queries.positions, extents_BT, self.config, kind), visible(queries, keys, window)
+
+    views = [view(kind) for kind in kinds]
+    stacked = jax.tree.map(lambda *of_kinds: jnp.stack(of_kinds), *views)
+    kinds_L = jnp.array([kinds.index(kind) for kind in self.config.layer_kinds])
+    return (lambda kind: views[0] if len(kinds) == 1 else jax.tree.map(lambda x: x[kind], stacked)), kinds_L
+
+  def _run(self, tokens_BT, views, store, carry, adapters):
+    view_of, kinds_L = views
+    x_BTD = look_up(self.embed.embedding[...], tokens_BT, self.dtype)
+    if self.config.scaled_embedding:
+      x_BTD *= jnp.asarray(self.config.width**0.5, self.dtype)
     graph, stacked = nnx.split(self.blocks)
 
-    def body(stream, layer_and_params):
+    def body(stream, layer_kind_params):
       x_BTD, carry = stream
-      layer, params = layer_and_params
+      layer, kind, params = layer_kind_params
+      tables, visible_BTC = view_of(kind)
+      of_layer = None if adapters is None else adapters.fold(layer)
       block = nnx.merge(graph, params)
-      return block(x_BTD, tables, visible_BTC, lambda k, v: store(layer, carry, k, v)), None
+      return block(x_BTD, tables, visible_BTC, lambda k, v: store(layer, carry, k, v), of_layer), None
 
     if self.remat != "none":
       body = jax.checkpoint(body, prevent_cse=False, policy=_POLICIES[self.remat])
-    (x_BTD, carry), _ = jax.lax.scan(body, (x_BTD, carry), (jnp.arange(self.config.num_layers), stacked))
+    layers = (jnp.arange(self.config.num_layers), kinds_L, stacked)
+    (x_BTD, carry), _ = jax.lax.scan(body, (x_BTD, carry), layers)
     return self.final_norm(x_BTD), carry
 
 
-def build(config: ModelConfig, dtype: str, attention: str = "auto", remat: str = "products") -> nnx.GraphDef:
+def build(
+  config: ModelConfig,
+  dtype: str,
+  attention: str = "auto",
+  remat: str = "products",
+  lora: LoraConfig | None = None,
+  quantize: str = "none",
+) -> nnx.GraphDef:
   """The decoder as a graph definition without arrays; `bind(graph, params)` gives the module back."""
-  module = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), attention, remat, rngs=nnx.Rngs(0)))
-  return nnx.graphdef(module)
+  return nnx.graphdef(
+    nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), attention, remat, lora, quantize, rngs=nnx.Rngs(0)))
+  )
 
 
 def bind(graph: nnx.GraphDef, params: Params) -> Decoder:
@@ -144,16 +199,25 @@ def bind(graph: nnx.GraphDef, params: Params) -> Decoder:
   return nnx.merge(graph, nnx.State(params))
 
 
-def abstract_params(config: ModelConfig, dtype: Any = jnp.float32) -> Params:
-  """Shapes of every parameter, as a plain nested dict of ShapeDtypeStruct."""
-  module = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-  shapes = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+def abstract_params(
+  config: ModelConfig, dtype: Any = jnp.float32, lora: LoraConfig | None = None, quantize: str = "none"
+) -> Params:
+  """Shapes of every parameter, as a plain nested dict of ShapeDtypeStruct.
+
+  Adapters and what belongs to quantized kernels have the dtypes they are trained and stored in, all else `dtype`.
+  """
+  module = nnx.eval_shape(lambda: Decoder(config, lora=lora, quantize=quantize, rngs=nnx.Rngs(0)))
+  own = ("codes", "block_scale", "lora_a", "lora_b")
+
+  def shape(path, x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype if path[-1].key in own else dtype)
+
+  return jax.tree_util.tree_map_with_path(shape, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
 
-def init_params(config: ModelConfig, seed: int = 0) -> Params:
+def init_params(config: ModelConfig, seed: int = 0, lora: LoraConfig | None = None) -> Params:
   """Random float32 parameters."""
-  return nnx.to_pure_dict(nnx.state(Decoder(config, rngs=nnx.Rngs(seed)), nnx.Param))
+  return nnx.to_pure_dict(nnx.state(Decoder(config, lora=lora, rngs=nnx.Rngs(seed)), nnx.Param))
 
 
 def head_matrix(params: Params) -> Float[Array, "V D"]:

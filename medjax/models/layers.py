@@ -1,4 +1,4 @@
-"""Norm, rotary positions and the gated feed-forward layer."""
+"""Linear layers with what variants add to them, norm, and the gated feed-forward layer."""
 
 import functools
 import math
@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.models.config import Llama3Scaling, ModelConfig
+from medjax.models import sharding
+from medjax.models.config import ModelConfig
+from medjax.models.lora import Adapters, LoraConfig, dropped
+from medjax.models.quantize import Quantized, dequantize, quantized_shapes
 from medjax.models.sharding import constrain, gather, send_home, tokens_are_split
 
 KEPT = "kept"
@@ -21,20 +24,25 @@ def normal(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
   return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
+Kernel = Float[Array, "*IO"] | Quantized
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(x_BTI: Float[Array, "B T *I"], kernel_IO: Float[Array, "*IO"], letters: str) -> Float[Array, "B T *O"]:
+def project(x_BTI: Float[Array, "B T *I"], kernel_IO: Kernel, letters: str) -> Float[Array, "B T *O"]:
   """The product over all axes of `x` after the second with the first axes of the kernel, in the dtype of `x`.
 
   On a mesh the kernel is gathered for this product alone, and again for the backward pass, which keeps the kernel as it
-  is stored. The kernel's gradient is a float32 sum over rows, tokens and devices, and is kept in pieces.
+  is stored. The kernel's gradient is a float32 sum over rows, tokens and devices, and is kept in pieces; a quantized
+  kernel has none.
 
   Args:
     x_BTI: activations, in the compute dtype.
     kernel_IO: the parameter of one layer, as it is stored.
     letters: what the kernel's axes are (`"DHE"`), see `models.sharding`.
   """
+  kernel_IO = _gathered(x_BTI, kernel_IO, letters)
   outputs = kernel_IO.shape[x_BTI.ndim - 2 :]
-  return (_merged(x_BTI) @ _matrix(x_BTI, kernel_IO, letters)).reshape(*x_BTI.shape[:2], *outputs)
+  return (_merged(x_BTI) @ _matrix(x_BTI, kernel_IO)).reshape(*x_BTI.shape[:2], *outputs)
 
 
 def _project_forward(x_BTI, kernel_IO, letters):
@@ -44,19 +52,29 @@ def _project_forward(x_BTI, kernel_IO, letters):
 def _project_backward(letters, residuals, gradient_BTO):
   x_BTI, kernel_IO = residuals
   x_PI, gradient_PO = _merged(x_BTI), _merged(gradient_BTO)
-  x_gradient_PI = gradient_PO @ _matrix(x_BTI, kernel_IO, letters).T
+  x_gradient_PI = gradient_PO @ _matrix(x_BTI, _gathered(x_BTI, kernel_IO, letters)).T
+  x_gradient_BTI = x_gradient_PI.reshape(x_BTI.shape)
+  if isinstance(kernel_IO, Quantized):
+    return x_gradient_BTI, None
   summed = tuple(range(x_PI.ndim - 1))
   kernel_gradient_IO = jnp.tensordot(x_PI, gradient_PO, (summed, summed), preferred_element_type=jnp.float32)
   kernel_gradient_IO = send_home(kernel_gradient_IO.reshape(kernel_IO.shape), letters)
-  return x_gradient_PI.reshape(x_BTI.shape), kernel_gradient_IO.astype(kernel_IO.dtype)
+  return x_gradient_BTI, kernel_gradient_IO.astype(kernel_IO.dtype)
 
 
 project.defvjp(_project_forward, _project_backward)
 
 
-def _matrix(x_BTI, kernel_IO, letters):
-  """The gathered kernel as a matrix, in the dtype of `x`."""
-  return gather(kernel_IO, letters, x_BTI.dtype).reshape(math.prod(x_BTI.shape[2:]), -1)
+def _gathered(x_BTI, kernel_IO, letters):
+  """The kernel where it is used, in the dtype of `x`; of a quantized one the codes travel."""
+  if not isinstance(kernel_IO, Quantized):
+    return gather(kernel_IO, letters, x_BTI.dtype)
+  here = Quantized(*(gather(x, letters, x.dtype) for x in kernel_IO))
+  return dequantize(here, x_BTI.ndim - 3).astype(x_BTI.dtype)
+
+
+def _matrix(x_BTI, kernel_IO):
+  return kernel_IO.reshape(math.prod(x_BTI.shape[2:]), -1)
 
 
 def _merged(x_BTI):
@@ -74,65 +92,107 @@ def keep(x: Array) -> Array:
   return checkpoint_name(x, KEPT)
 
 
+def soft_capped(x: Float[Array, "*X"], cap: float | None) -> Float[Array, "*X"]:
+  """Cap tanh(x / cap) (Gemma 2, arXiv 2408.00118, sec. 2); `x` where there is no cap."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+class Linear(nnx.Module):
+  """A linear layer: a kernel (or its quantized blocks), and where the variant has them a bias and a low-rank adapter.
+
+  Args:
+    name: key of `lora.TARGETS`; decides the letters of the kernel's axes, see `models.sharding`.
+    config: gives their sizes.
+    bias: whether there is a bias.
+    lora: adapters of the model.
+    quantize: how the kernel is stored, one of `quantize.KINDS`.
+    rngs: source of the initial values.
+  """
+
+  def __init__(
+    self, name: str, config: ModelConfig, bias: bool, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs
+  ):
+    self.number = list(sharding.KERNELS).index(name)
+    self.inputs, self.outputs = sharding.KERNELS[name]
+    sizes = kernel_sizes(name, config)
+    count = len(self.inputs)
+    if quantize == "none":
+      self.kernel = normal(rngs, *sizes)
+    else:
+      shapes = quantized_shapes(sizes, count - 1, quantize)
+      self.codes, self.block_scale = (nnx.Param(jnp.zeros(x.shape, x.dtype)) for x in shapes)
+    if bias:
+      self.bias = nnx.Param(jnp.zeros(sizes[count:], jnp.float32))
+    self.lora = lora if lora is not None and lora.adapts(name) else None
+    if self.lora is not None:
+      # As in PEFT: A is uniform in +-1 / sqrt(inputs), B is zero.
+      bound = math.prod(sizes[:count]) ** -0.5
+      shape = (*sizes[:count], self.lora.rank)
+      self.lora_a = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
+      self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, *sizes[count:]), jnp.float32))
+
+  def __call__(self, x_BTI: Float[Array, "B T *I"], adapters: Adapters | None) -> Float[Array, "B T *O"]:
+    """The layer's output; without its adapter where `adapters` is None."""
+    kernel_IO = self.kernel[...] if hasattr(self, "kernel") else Quantized(self.codes[...], self.block_scale[...])
+    y_BTO = project(x_BTI, kernel_IO, self.inputs + self.outputs)
+    if hasattr(self, "bias"):
+      y_BTO += self.bias[...].astype(y_BTO.dtype)[None, None]
+    if self.lora is not None and adapters is not None:
+      x_BTI = dropped(x_BTI, adapters.fold(self.number), self.lora.dropout)
+      low_BTR = keep(project(x_BTI, self.lora_a[...], self.inputs + "R"))
+      y_BTO += self.lora.scale * project(low_BTR, self.lora_b[...], "R" + self.outputs)
+    return y_BTO
+
+
+def kernel_sizes(name: str, config: ModelConfig) -> tuple[int, ...]:
+  """Sizes of a kernel's axes in one layer."""
+  of_letter = {
+    "D": config.width,
+    "H": config.num_heads,
+    "K": config.num_kv_heads,
+    "E": config.head_width,
+    "F": config.ffn_width,
+  }
+  return tuple(of_letter[letter] for letter in "".join(sharding.KERNELS[name]))
+
+
 class RMSNorm(nnx.Module):
-  """Root mean square norm in float32 (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+  """Root mean square norm in float32 over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4).
 
-  def __init__(self, width: int, epsilon: float):
-    self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+  Args:
+    width: size of the axis.
+    epsilon: added to the mean square.
+    offset: multiply by 1 + scale in float32, as Gemma does.
+  """
+
+  def __init__(self, width: int, epsilon: float, offset: bool = False):
+    self.scale = nnx.Param(jnp.zeros(width, jnp.float32) if offset else jnp.ones(width, jnp.float32))
     self.epsilon = epsilon
+    self.offset = offset
 
-  def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    x32_BTD = x_BTD.astype(jnp.float32)
-    scale_BT1 = jax.lax.rsqrt(jnp.mean(x32_BTD**2, axis=-1, keepdims=True) + self.epsilon)
+  def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
+    scale = jnp.expand_dims(self.scale[...], range(x.ndim - 1))
+    if self.offset:
+      return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
     # Rounded as the families' own code rounds; multiplied in float32, so that the scale's gradient is summed there.
-    normed_BTD = (x32_BTD * scale_BT1).astype(x_BTD.dtype).astype(jnp.float32)
-    scale_D = self.scale[...].astype(x_BTD.dtype).astype(jnp.float32)
-    return (normed_BTD * scale_D[None, None]).astype(x_BTD.dtype)
+    return (normed.astype(x.dtype).astype(jnp.float32) * scale.astype(x.dtype).astype(jnp.float32)).astype(x.dtype)
+
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 class MLP(nnx.Module):
-  """SiLU-gated feed-forward layer (Shazeer 2020, arXiv 2002.05202: SwiGLU without bias)."""
+  """Gated feed-forward layer (Shazeer 2020, arXiv 2002.05202: SwiGLU or GeGLU, without bias)."""
 
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.gate = normal(rngs, config.width, config.ffn_width)
-    self.up = normal(rngs, config.width, config.ffn_width)
-    self.down = normal(rngs, config.ffn_width, config.width)
+  def __init__(self, config: ModelConfig, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
+    self.gate, self.up, self.down = (
+      Linear(name, config, False, lora, quantize, rngs=rngs) for name in ("gate", "up", "down")
+    )
+    self.activation = config.activation
 
-  def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    gate_BTF = keep(constrain(project(x_BTD, self.gate[...], "DF"), "BTF"))
-    up_BTF = keep(constrain(project(x_BTD, self.up[...], "DF"), "BTF"))
-    return project(jax.nn.silu(gate_BTF) * up_BTF, self.down[...], "FD")
-
-
-def rope_frequencies(config: ModelConfig) -> Float[Array, "R"]:
-  """Rotary frequencies, R = E / 2 of them, in radians a position; scaled as Llama 3 does where the config says so.
-
-  Unscaled: Su et al. 2021, arXiv 2104.09864, sec. 3.2.2.
-
-  Llama 3's rule: wavelengths longer than `original / low_freq_factor` are stretched by `factor`, those shorter than
-  `original / high_freq_factor` stay, and between them the two are blended linearly in `original / wavelength`.
-  """
-  exponents = jnp.arange(0, config.head_width, 2, dtype=jnp.float32) / config.head_width
-  frequencies = 1.0 / (config.rope_theta**exponents)
-  scaling: Llama3Scaling | None = config.rope_scaling
-  if scaling is None:
-    return frequencies
-  turns = scaling.original_max_positions * frequencies / (2 * jnp.pi)
-  blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-  blend = jnp.clip(blend, 0.0, 1.0)
-  return frequencies * (blend + (1.0 - blend) / scaling.factor)
-
-
-def rope_tables(
-  positions_BT: Int[Array, "B T"], config: ModelConfig
-) -> tuple[Float[Array, "B T 1 R"], Float[Array, "B T 1 R"]]:
-  """Cosines and sines of each position's R = E / 2 angles, float32, with an axis for the heads."""
-  angles = positions_BT[:, :, None, None].astype(jnp.float32) * rope_frequencies(config)[None, None, None, :]
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rope(x_BTHE: Float[Array, "B T H E"], tables) -> Float[Array, "B T H E"]:
-  """Rotates the first half of each head against the second half (Hugging Face's convention)."""
-  cos, sin = tables
-  first, second = jnp.split(x_BTHE.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTHE.dtype)
+  def __call__(self, x_BTD: Float[Array, "B T D"], adapters: Adapters | None) -> Float[Array, "B T D"]:
+    gate_BTF = keep(constrain(self.gate(x_BTD, adapters), "BTF"))
+    up_BTF = keep(constrain(self.up(x_BTD, adapters), "BTF"))
+    return self.down(ACTIVATIONS[self.activation](gate_BTF) * up_BTF, adapters)

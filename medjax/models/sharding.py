@@ -25,30 +25,48 @@ BATCH = ("data", "fsdp")
 _ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor"}
 _HOME_AXES = {"D": "fsdp", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
 _USE_AXES = _HOME_AXES | {"D": None}
+# Rows of the embedding before they go to the devices that hold their tokens.
+_LOOKED_UP_AXES = {"B": "data", "T": "sequence", "D": "fsdp"}
 
-# The letters of each parameter; scales are everywhere.
-_PARAMETERS = {
-  ("embed", "embedding"): "VD",
-  ("head", "kernel"): "VD",
-  ("final_norm", "scale"): "",
-  ("blocks", "attention_norm", "scale"): "",
-  ("blocks", "mlp_norm", "scale"): "",
-  ("blocks", "attention", "q"): "LDHE",
-  ("blocks", "attention", "k"): "LDKE",
-  ("blocks", "attention", "v"): "LDKE",
-  ("blocks", "attention", "o"): "LHED",
-  ("blocks", "mlp", "gate"): "LDF",
-  ("blocks", "mlp", "up"): "LDF",
-  ("blocks", "mlp", "down"): "LFD",
+# Letters of each kernel's axes in one layer: inputs, outputs.
+KERNELS = {
+  "q": ("D", "HE"),
+  "k": ("D", "KE"),
+  "v": ("D", "KE"),
+  "o": ("HE", "D"),
+  "gate": ("D", "F"),
+  "up": ("D", "F"),
+  "down": ("F", "D"),
 }
 
 
-def _spec(letters: str, axes: dict[str, Any]) -> P:
-  return P(*map(axes.get, letters))
+def _letters(path: tuple[str, ...]) -> str:
+  """The letters of a parameter's axes, by its path in the tree; scales of norms are everywhere."""
+  module, name = path[-2:]
+  if module in ("embed", "head"):
+    return "VD"
+  if module not in KERNELS:
+    return ""
+  inputs, outputs = KERNELS[module]
+  kernel = f"L{inputs}{outputs}"
+  of_name = {"bias": f"L{outputs}", "lora_a": f"L{inputs}R", "lora_b": f"LR{outputs}"}
+  return of_name.get(name, kernel)  # also the codes and scales of a quantized kernel
 
 
-def _constrain(x: jax.Array, spec: P) -> jax.Array:
-  return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+def _spec(shape: tuple[int, ...], letters: str, axes: dict[str, Any], mesh: Any) -> P:
+  """Where an array lives, one letter a dimension; a dimension that its axes do not divide stays whole."""
+
+  def divided(size: int, letter: str):
+    names = axes.get(letter) or ()
+    devices = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+    return names if names and size % devices == 0 else None
+
+  return P(*map(divided, shape, letters))
+
+
+def _constrain(x: jax.Array, letters: str, axes: dict[str, Any]) -> jax.Array:
+  mesh = jax.sharding.get_abstract_mesh()
+  return x if mesh.empty else jax.lax.with_sharding_constraint(x, _spec(x.shape, letters, axes, mesh))
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
@@ -56,26 +74,17 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
 
   A dimension that its axes do not divide stays whole: the one token of a decoding step, for `sequence`.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return x
-
-  def divided(size: int, letter: str):
-    axes = _ACTIVATION_AXES.get(letter, ())
-    devices = math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-    return axes if axes and size % devices == 0 else None
-
-  return jax.lax.with_sharding_constraint(x, P(*map(divided, x.shape, letters)))
+  return _constrain(x, letters, _ACTIVATION_AXES)
 
 
 def gather(weight: jax.Array, letters: str, dtype: Any) -> jax.Array:
   """A weight where it is used: cast to the compute dtype while at home, and only then gathered over `fsdp`."""
-  return _constrain(send_home(weight.astype(dtype), letters), _spec(letters, _USE_AXES))
+  return _constrain(send_home(weight.astype(dtype), letters), letters, _USE_AXES)
 
 
 def send_home(x: jax.Array, letters: str) -> jax.Array:
   """A weight or its gradient, in the pieces that the weight is kept in."""
-  return _constrain(x, _spec(letters, _HOME_AXES))
+  return _constrain(x, letters, _HOME_AXES)
 
 
 def tokens_are_split() -> bool:
@@ -87,12 +96,8 @@ def tokens_are_split() -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def look_up(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
   """Rows of the embedding in the compute dtype. Rows travel, the table does not; its gradient is summed in float32."""
-  rows_BTD = _constrain(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), _ROWS_AT_HOME)
+  rows_BTD = _constrain(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), "BTD", _LOOKED_UP_AXES)
   return constrain(rows_BTD, "BTD")
-
-
-# Rows of the embedding before they go to the devices that hold their tokens.
-_ROWS_AT_HOME = P("data", "sequence", "fsdp")
 
 
 def _look_up_forward(table_VD, tokens_BT, dtype):
@@ -101,7 +106,7 @@ def _look_up_forward(table_VD, tokens_BT, dtype):
 
 def _look_up_backward(dtype, residuals, gradient_BTD):
   table_VD, tokens_BT = residuals
-  gradient_BTD = _constrain(gradient_BTD, _ROWS_AT_HOME).astype(jnp.float32)
+  gradient_BTD = _constrain(gradient_BTD, "BTD", _LOOKED_UP_AXES).astype(jnp.float32)
   table_gradient_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(gradient_BTD)
   return send_home(table_gradient_VD, "VD").astype(table_VD.dtype), None
 
@@ -128,8 +133,10 @@ def place(arrays: Any, shardings: Any) -> Any:
     return jax.tree.map(feed, shardings, arrays)
 
 
-def parameter_specs(params: Any) -> Any:
-  """The PartitionSpec of each parameter of a decoder, in a tree of the same structure."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: _spec(_PARAMETERS[tuple(key.key for key in path)], _HOME_AXES), params
-  )
+def parameter_specs(params: Any, mesh: Any) -> Any:
+  """The PartitionSpec of each parameter of a decoder on a mesh, in a tree of the same structure."""
+
+  def of_parameter(path, x):
+    return _spec(x.shape, _letters(tuple(key.key for key in path)), _HOME_AXES, mesh)
+
+  return jax.tree_util.tree_map_with_path(of_parameter, params)

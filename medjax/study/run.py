@@ -125,9 +125,8 @@ def _evaluate(config, workdir, run: Run, split: str, model: Pretrained) -> dict[
   out = workdir / run.folder / "eval" / split
   if (out / "metrics.json").exists():
     return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-  if run.method == "base":
-    return evaluate(run_config(config, run, workdir), config.model.path, split, out, model)
-  return evaluate(run_config(config, run, workdir), str(workdir / run.folder), split, out)
+  checkpoint = config.model.path if run.method == "base" else str(workdir / run.folder)
+  return evaluate(run_config(config, run, workdir), checkpoint, split, out, model)
 
 
 def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Pretrained) -> dict[str, Any]:

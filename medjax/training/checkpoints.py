@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from medjax.errors import UserError
-from medjax.models.config import Llama3Scaling, ModelConfig
-from medjax.models.decoder import Params, abstract_params
+from medjax.models.config import config_from_dict
+from medjax.models.decoder import abstract_params
+from medjax.models.lora import LoraConfig, Params, split
 from medjax.training.mesh import parameter_shardings
 from medjax.training.state import TrainState
 
@@ -106,7 +107,7 @@ def load_identity(path: str) -> dict[str, Any]:
 
 
 def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, Any]]:
-  """The float32 parameters of a checkpoint and its identity, without the optimizer's state.
+  """What a run trained, float32, and its identity, without the optimizer's state: all parameters, or the adapters.
 
   Args:
     path: a workdir (its last checkpoint), `WORKDIR/best` (that of the lowest validation loss), its `checkpoints/`
@@ -117,7 +118,9 @@ def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, 
     UserError: there is no whole checkpoint, or for `best` none with a validation loss.
   """
   with _opened(path) as (manager, identity):
-    target = abstract_params(model_config_from_dict(identity["model"]), jnp.float32)
+    target = abstract_params(config_from_dict(identity["model"]), jnp.float32, lora_of(identity["config"]))
+    if "base" in identity:
+      target = split(target)[1]
     if mesh is not None:
       shardings = parameter_shardings(target, mesh)
     else:
@@ -127,10 +130,12 @@ def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, 
     return params["params"], identity
 
 
-def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
-  """The ModelConfig that `dataclasses.asdict` gave."""
-  scaling = values["rope_scaling"]
-  return ModelConfig(**{**values, "rope_scaling": Llama3Scaling(**scaling) if scaling else None})
+def lora_of(settings: Any) -> LoraConfig | None:
+  """The adapters that a run's config (or its plain dict) asks for."""
+  values = settings["lora"]
+  if not values["rank"]:
+    return None
+  return LoraConfig(values["rank"], values["alpha"], values["targets"], values["dropout"], values["rslora"])
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

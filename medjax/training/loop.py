@@ -20,12 +20,14 @@ from medjax import files, tasks
 from medjax.data import chat, items, packing
 from medjax.data.loader import Plan, StepBatch, planned_steps
 from medjax.errors import RunError, Stopped, UserError
-from medjax.models.decoder import build
-from medjax.models.pretrained import Pretrained, load_config_and_tokenizer, load_pretrained
+from medjax.models import lora as adapters
+from medjax.models import peft
+from medjax.models.pretrained import Pretrained, load_config_and_tokenizer
 from medjax.objectives import preference
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints, mesh, reference, state
 from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.policy import base_of, initial_policy, is_adapted
 from medjax.training.step import Objective, jitted_step, objective_of
 from medjax.training.telemetry import Telemetry, progress
 
@@ -65,7 +67,6 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
-  graph = build(described.config, config.model.dtype, config.model.attention, config.model.remat)
   mesh.check_divides(described.config, devices, config.train.row_length, config.train.microbatch_rows)
 
   # ---- Data -----------------------------------------------------------------------------------------------------
@@ -89,12 +90,18 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     saved = saver.identity(start) if start else None
     if start < steps and config.train.init_from:
       identity["init_from"] = _origin(config.train.init_from, identity)
+    if config.lora.rank:
+      identity["base"] = base_of(config)
+      _check_lora_base(config)
     _refuse_other_run(workdir, saved, identity)
     if start == steps:
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
-    initial = _initial_params(config, model, devices)
-    identity["weights"] = reference.weights_fingerprint(initial)
+    policy = initial_policy(config, described, model, devices)
+    graph = policy.graph(described.config, config.model.dtype, config.model.attention, config.model.remat)
+    identity["weights"] = reference.weights_fingerprint(policy.params)
+    if policy.frozen is not None:
+      identity["base_weights"] = reference.weights_fingerprint(policy.frozen)
     _refuse_other_run(workdir, saved, identity)
     files.write_json(workdir / "config.json", schema.as_dict(config))
     stop.end_here(start, steps)
@@ -103,7 +110,8 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     objective = objective_of(config)
     live, known, known_validation = None, None, None
     if objective.method == "dpo":
-      about = {"model": repr(described.config), "dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
+      about = {"model": repr(described.config), "lora": repr(policy.lora), "quantized": policy.quantized}
+      about |= {"dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
       pass_over = (config.train.row_length, score_rows, sharding, about)
       with progress(len(groups) + len(validation), "reference") as bar:
 
@@ -112,15 +120,17 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
           stop.end_here(start, steps)
 
         if config.preference.reference == "live":
-          live = jax.tree.map(jnp.copy, initial)
-        else:
-          known = reference.reference_logps(graph, initial, groups, *pass_over, advance)
+          live = jax.tree.map(jnp.copy, policy.trainable)
+        if config.preference.reference == "precomputed":
+          known = reference.reference_logps(graph, policy.params, groups, *pass_over, advance)
         if validation and config.evaluation.every:
-          known_validation = reference.reference_logps(graph, initial, validation, *pass_over, advance)
+          known_validation = reference.reference_logps(graph, policy.params, validation, *pass_over, advance)
 
     optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
-    abstract = state.abstract(initial, optimizer)
+    abstract = state.abstract(policy.trainable, optimizer)
     places = state.shardings(abstract, optimizer, devices)
+    frozen, initial = policy.frozen, policy.trainable
+    del policy
     if start:
       del initial
       current = saver.restore(start, abstract, places)
@@ -147,18 +157,18 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
 
     # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
     closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
-    ahead = _placed(
-      plan.iterate(start), rates[start:], mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
-    )
+    over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
+    ahead = _placed(plan.iterate(start), rates[start:], np.uint32(config.seed), over_rows, everywhere)
     pending = None
     for done, (item, arguments) in enumerate(ahead, start=start + 1):
-      current, metrics = step_fn(current, live, *arguments)
+      current, metrics = step_fn(current, frozen, live, *arguments)
       if pending:
         recorder.record(*pending)
       validated = {}
       if validation and _is_due(config.evaluation.every, done, steps):
         scoring = (config.train.row_length, score_rows, sharding)
-        validated = _validation(graph, current.params, validation, objective, known_validation, *scoring)
+        whole = current.params if frozen is None else adapters.join(frozen, current.params)
+        validated = _validation(graph, whole, validation, objective, known_validation, *scoring)
       pending = (done, metrics, item, {"learning_rate": float(rates[done - 1]), **validated})
       stopping = stop.requested and done < steps
       if done == steps or stopping or _is_due(config.checkpoint.every, done):
@@ -176,12 +186,17 @@ def _is_due(every: int, done: int, last: int | None = None) -> bool:
 
 
 def _placed(
-  items: Iterable[StepBatch], rates: Iterable[np.float32], over_rows: NamedSharding, everywhere: NamedSharding
+  items: Iterable[StepBatch],
+  rates: Iterable[np.float32],
+  seed: np.uint32,
+  over_rows: NamedSharding,
+  everywhere: NamedSharding,
 ) -> Iterator[tuple[StepBatch, tuple]]:
   """What each step reads, and the same on the mesh; a step's data is on its way before the step ahead of it starts."""
   ready = None
   for item, rate in zip(items, rates, strict=True):
-    arguments = mesh.place((item.batches, np.int32(item.used), rate), (over_rows, everywhere, everywhere))
+    places = over_rows, everywhere, everywhere, everywhere
+    arguments = mesh.place((item.batches, np.int32(item.used), rate, seed), places)
     if ready:
       yield ready
     ready = item, arguments
@@ -257,13 +272,14 @@ class _StopRequest:
       signal.signal(signal.SIGTERM, self._previous)
 
 
-def _initial_params(config, model: Pretrained | None, devices):
-  """Parameters that the policy starts with (and that are the reference)."""
-  if config.train.init_from:
-    return checkpoints.load_params(config.train.init_from, devices)[0]
-  if model is None:
-    return load_pretrained(config.model.path, "float32", lambda p: mesh.parameter_shardings(p, devices)).params
-  return jax.tree.map(jnp.copy, mesh.place(model.params, mesh.parameter_shardings(model.params, devices)))
+def _check_lora_base(config) -> None:
+  """Refuses the base below the adapters as the reference of a policy that does not start there."""
+  start = config.train.init_from
+  if config.preference.reference == "lora_base" and start and is_adapted(start):
+    raise UserError(
+      f"preference.reference = lora_base is the model below the adapters, but train.init_from = {start} starts above "
+      "it; set it to precomputed, or to live, which keeps a second copy of the adapters only"
+    )
 
 
 def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
@@ -280,6 +296,8 @@ def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
 
 def _origin(path: str, identity: dict[str, Any]) -> dict[str, Any]:
   """Identity of the checkpoint that training starts from; UserError where it is of another model or tokenizer."""
+  if peft.is_adapter(pathlib.Path(path)):
+    return {"peft": path}
   origin = checkpoints.load_identity(path)
   kinds = ("model", "tokenizer")
   changed = checkpoints.differences({k: origin[k] for k in kinds}, {k: identity[k] for k in kinds})

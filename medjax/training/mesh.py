@@ -92,5 +92,5 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 def parameter_shardings(params: Any, mesh: Mesh) -> Any:
   """Where each parameter lives, in a tree of the same structure."""
   return jax.tree.map(
-    lambda spec: NamedSharding(mesh, spec), parameter_specs(params), is_leaf=lambda x: isinstance(x, P)
+    lambda spec: NamedSharding(mesh, spec), parameter_specs(params, mesh), is_leaf=lambda x: isinstance(x, P)
   )

@@ -33,9 +33,9 @@ def abstract(params: Params, optimizer: optax.GradientTransformation) -> TrainSt
   return jax.eval_shape(lambda p: create(p, optimizer), params)
 
 
-def specs(state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-  """The PartitionSpec of each part of the state: moments as their parameters, counts everywhere."""
-  of_params = parameter_specs(state.params)
+def specs(state: TrainState, optimizer: optax.GradientTransformation, mesh: Any) -> TrainState:
+  """The PartitionSpec of each part of the state on a mesh: moments as their parameters, counts everywhere."""
+  of_params = parameter_specs(state.params, mesh)
   of_optimizer = optax.tree_map_params(
     optimizer, lambda _, spec: spec, state.optimizer, of_params, transform_non_params=lambda _: P()
   )
@@ -45,5 +45,5 @@ def specs(state: TrainState, optimizer: optax.GradientTransformation) -> TrainSt
 def shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Where each part of the state lives on a mesh."""
   return jax.tree.map(
-    lambda spec: NamedSharding(mesh, spec), specs(state, optimizer), is_leaf=lambda x: isinstance(x, P)
+    lambda spec: NamedSharding(mesh, spec), specs(state, optimizer, mesh), is_leaf=lambda x: isinstance(x, P)
   )

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from medjax.data.packing import Batch
-from medjax.models.decoder import Params
+from medjax.models.lora import Adapters, Params, join
 from medjax.objectives import preference, sft
 from medjax.objectives.logprobs import policy_logps
 from medjax.objectives.sums import Sum
@@ -20,60 +20,88 @@ from medjax.training.state import TrainState, specs
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What is minimised: `method` is `sft` or `dpo`, the rest is read by `dpo` (see `objectives.preference`)."""
+  """What is minimised: `method` is `sft` or `dpo`, the rest is read by `dpo` (see `objectives.preference`).
+
+  `lora_base`: the reference is the policy without its adapters.
+  """
 
   method: str
   loss: str = "sigmoid"
   beta: float = 0.1
   label_smoothing: float = 0.0
+  lora_base: bool = False
 
 
 def objective_of(config) -> Objective:
   """The objective that a run's config asks for."""
   if config.method == "sft":
     return Objective("sft")
-  return Objective("dpo", config.preference.loss, config.preference.beta, config.preference.label_smoothing)
+  preferences = config.preference
+  lora_base = preferences.reference == "lora_base"
+  return Objective("dpo", preferences.loss, preferences.beta, preferences.label_smoothing, lora_base)
 
 
 def loss_sums(
-  graph: nnx.GraphDef, objective: Objective, params: Params, reference: Params | None, batch: Batch
+  graph: nnx.GraphDef,
+  objective: Objective,
+  params: Params,
+  reference: Params | None,
+  batch: Batch,
+  adapters: Adapters = Adapters(),
 ) -> tuple[Sum, dict[str, Sum]]:
   """The loss of a batch and its metrics, as totals and counts.
 
-  Where `reference` is given, the reference log-probabilities are computed here (`preference.reference = live`);
-  otherwise they are read from the batch.
+  Where `reference` is given, or is the base below the adapters, the reference log-probabilities are computed here
+  (`preference.reference = live` and `lora_base`); otherwise they are read from the batch.
   """
-  logps_BS, logp_BN = policy_logps(graph, params, batch)
+  logps_BS, logp_BN = policy_logps(graph, params, batch, adapters)
   if objective.method == "sft":
     return sft.loss(logps_BS, batch)
-  if reference is not None:
+  if objective.lora_base:
+    batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, params, batch, None)[1]))
+  elif reference is not None:
     batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
   return preference.loss(logp_BN, batch, objective.loss, objective.beta, objective.label_smoothing)
 
 
 def add_microbatches(function: Callable, batches: Batch, used):
-  """Sums of `function(batch)` over the first `used` of the microbatches stacked on the leading axis."""
+  """Sums of `function(batch, index)` over the first `used` of the microbatches stacked on the leading axis."""
   if batches.tokens.shape[0] == 1:
-    return function(jax.tree.map(lambda x: x[0], batches))
+    return function(jax.tree.map(lambda x: x[0], batches), 0)
 
   def body(index, totals):
     batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
-    return jax.tree.map(jnp.add, totals, function(batch))
+    return jax.tree.map(jnp.add, totals, function(batch, index))
 
-  shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batches))
+  shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batches), 0)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   return jax.lax.fori_loop(0, used, body, zeros)
 
 
-def gradients(graph: nnx.GraphDef, objective: Objective, params, reference, batches: Batch, used):
+def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, reference, batches: Batch, used, key=None):
   """Gradient of the mean loss, the loss and the metrics, each as (its sum over microbatches) / (its summed count).
 
   k microbatches so equal one big batch: per token for SFT, per pair for preference losses.
+
+  Args:
+    graph: the decoder.
+    objective: what is minimised.
+    params: what is trained: all weights, or adapters.
+    frozen: the weights that adapters are added to, None without adapters.
+    reference: what `params` were at the start (`preference.reference = live`), else None.
+    batches: stacked microbatches.
+    used: how many of them hold anything.
+    key: of the adapters' dropout; None for none.
   """
 
-  def of_one(batch: Batch):
+  def whole(tree):
+    return tree if frozen is None else join(frozen, tree)
+
+  started = None if reference is None else whole(reference)
+
+  def of_one(batch: Batch, index):
     def total(params):
-      loss, metrics = loss_sums(graph, objective, params, reference, batch)
+      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, Adapters(key).fold(index))
       return loss.total, (loss, metrics)
 
     return jax.grad(total, has_aux=True)(params)
@@ -85,20 +113,23 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, reference, batc
 
 @functools.lru_cache(maxsize=16)
 def jitted_step(graph: nnx.GraphDef, objective: Objective, clip_norm: float, weight_decay: float):
-  """(state, reference params or None, batches, used, learning rate) -> (new state, metrics); the state is donated.
+  """(state, frozen, reference, batches, used, learning rate, seed) -> (new state, metrics); the state is donated.
 
-  Cached, so that runs of one process that differ in data, seed or learning rate share a compiled program.
+  `frozen` and `reference` are as in `gradients`; `seed` is that of the adapters' dropout. Cached, so that runs of one
+  process that differ in data, seed or learning rate share a compiled program.
   """
   optimizer = make_optimizer(clip_norm, weight_decay)
 
-  def train_step(state: TrainState, reference: Params | None, batches: Batch, used, learning_rate):
-    grads, loss, metrics = gradients(graph, objective, state.params, reference, batches, used)
+  def train_step(state: TrainState, frozen, reference, batches: Batch, used, learning_rate, seed):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    grads, loss, metrics = gradients(graph, objective, state.params, frozen, reference, batches, used, key)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
     new = TrainState(state.step + 1, params, optimizer_state)
-    if not jax.sharding.get_abstract_mesh().empty:
-      new = jax.lax.with_sharding_constraint(new, specs(new, optimizer))
+    devices = jax.sharding.get_abstract_mesh()
+    if not devices.empty:
+      new = jax.lax.with_sharding_constraint(new, specs(new, optimizer, devices))
     return new, metrics
 
   return jax.jit(train_step, donate_argnums=0)

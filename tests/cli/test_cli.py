@@ -14,7 +14,7 @@ import medjax
 from medjax import config as schema
 from medjax.cli import generate, main, models
 from medjax.errors import RunError, Stopped, UserError
-from medjax.models.config import PRESETS
+from medjax.models.families import PRESETS
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from medjax.data.examples import Row
 from medjax.errors import UserError
 from medjax.evaluation.answers import decoding_rows
 from medjax.evaluation.evaluate import evaluate, predict
-from medjax.models.config import PRESETS
+from medjax.models.families import PRESETS
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
 from medjax.training.loop import train
 

@@ -8,7 +8,7 @@ import tiny
 from medjax.cli.main import main
 from medjax.data.packing import plain_tokens
 from medjax.hardware.bench import synthetic_groups
-from medjax.models.config import PRESETS
+from medjax.models.families import PRESETS
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from medjax.data.examples import Segments
 from medjax.hardware import flops
 from medjax.models.attention import Layout
-from medjax.models.config import PRESETS
 from medjax.models.decoder import bind, head_matrix
+from medjax.models.families import PRESETS
 
 
 def test_pairs_of_a_shared_prompt():

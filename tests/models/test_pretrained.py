@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import struct
 
 import huggingface_hub
@@ -17,15 +18,16 @@ from safetensors.numpy import load_file, save_file
 from medjax.errors import UserError
 from medjax.models.config import Llama3Scaling, ModelConfig
 from medjax.models.decoder import abstract_params
-from medjax.models.families import config_from_hf, tensor_table
+from medjax.models.families import config_from_hf, tensor_slots
 from medjax.models.pretrained import load_config_and_tokenizer, load_pretrained
-from medjax.models.sharding import AXES, parameter_specs
+from medjax.models.sharding import AXES
+from medjax.training.mesh import parameter_shardings
 
 CASE = "llama_grouped_tied"
 
 
 def shapes(case: str = CASE) -> dict[str, tuple[int, ...]]:
-  return {name: slot.shape for name, slot in tensor_table(config_from_hf(reference.CASES[case], "")).items()}
+  return {slot.tensor: slot.shape for slot in tensor_slots(config_from_hf(reference.CASES[case], ""))}
 
 
 @pytest.fixture
@@ -133,16 +135,12 @@ def test_parameters_go_to_their_shards(directory):
   whole = load_pretrained(str(directory)).params
 
   def shardings(abstract):
-    return jax.tree.map(
-      lambda spec: NamedSharding(mesh, spec),
-      parameter_specs(abstract),
-      is_leaf=lambda x: isinstance(x, PartitionSpec),
-    )
+    return parameter_shardings(abstract, mesh)
 
   for given in (shardings, shardings(whole)):
     params = load_pretrained(str(directory), shardings=given).params
     assert same(params, whole)
-    q = params["blocks"]["attention"]["q"]
+    q = params["blocks"]["attention"]["q"]["kernel"]
     assert q.sharding == NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor", None))
     assert {part.data.shape for part in q.addressable_shards} == {(3, 8, 2, 8)}
 
@@ -187,20 +185,27 @@ FAULTS = {
   "config not JSON": (lambda p: (p / "config.json").write_text("{"), "config.json: not JSON"),
   "config a list": (lambda p: (p / "config.json").write_text("[]"), "config.json: holds a list"),
   "architecture": (lambda p: edit(p, architectures=["GPT2LMHeadModel"]), r"config.json: architectures = \['GPT2LM"),
-  "no architecture": (lambda p: edit(p, architectures=None, model_type="qwen2"), r"architectures = \['qwen2'\]"),
-  "linear rope": (lambda p: edit(p, rope_scaling={"type": "linear", "factor": 2.0}), "rope_type = 'linear'"),
-  "yarn rope": (lambda p: edit(p, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_type = 'yarn'"),
-  "half a llama3": (lambda p: edit(p, rope_scaling={"rope_type": "llama3", "factor": 8}), "low_freq_factor = None"),
+  "no architecture": (lambda p: edit(p, architectures=None, model_type="bloom"), r"architectures = \['bloom'\]"),
+  "dynamic rope": (lambda p: edit(p, rope_scaling={"type": "dynamic", "factor": 2.0}), "rope_type = 'dynamic'"),
+  "half a yarn": (
+    lambda p: edit(p, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}),
+    "LlamaForCausalLM .*factor",
+  ),
+  "half a llama3": (
+    lambda p: edit(p, rope_scaling={"rope_type": "llama3", "factor": 8}),
+    "config.json: .*low_freq_factor",
+  ),
   "rope by layer": (lambda p: edit(p, rope_parameters={"full": {"rope_theta": 1e4}}), "rope_parameters = .* flat"),
-  "partial rope": (lambda p: edit(p, partial_rotary_factor=0.5), "partial_rotary_factor"),
-  "bias": (lambda p: edit(p, attention_bias=True), "attention_bias = true"),
+  "partial rope": (lambda p: edit(p, partial_rotary_factor=0.5), "4 of head_dim = 8 columns would be rotated"),
+  "bias": (lambda p: edit(p, attention_bias=True), "tensor model.layers.0.self_attn.q_proj.bias is missing"),
   "mlp bias": (lambda p: edit(p, mlp_bias=True), "mlp_bias = true"),
   "activation": (lambda p: edit(p, hidden_act="gelu"), "hidden_act = 'gelu'"),
   "quantized": (lambda p: edit(p, quantization_config={"bits": 4}), "quantization_config"),
-  "mixed layers": (lambda p: edit(p, layer_types=["sliding_attention", "full_attention"]), "layer_types mixes"),
+  "layers of no kind": (lambda p: edit(p, layer_types=["sliding_attention"]), "config.json: not a config of Llama"),
   "heads": (lambda p: edit(p, num_key_value_heads=3), "num_key_value_heads = 3 does not divide"),
-  "width": (lambda p: edit(p, hidden_size=33), "hidden_size = 33 is not a multiple"),
-  "size missing": (lambda p: edit(p, intermediate_size=None), "intermediate_size = None; a positive integer"),
+  "width": (lambda p: edit(p, hidden_size=33), "config.json: not a config of .*hidden size .33. is not a multiple"),
+  "size missing": (lambda p: edit(p, intermediate_size=None), "config.json: .*'intermediate_size' expected int"),
+  "layers without end": (lambda p: edit(p, num_hidden_layers=10**12), "num_hidden_layers = 1000000000000; a positive"),
   "size a text": (lambda p: edit(p, vocab_size="61"), "vocab_size = '61'; a positive integer"),
   "no weights": (lambda p: (p / "model.safetensors").unlink(), "model.safetensors: missing"),
   "pickled only": (
@@ -292,9 +297,29 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
 
 def test_a_hub_id_is_fetched_without_code_or_pickles(directory, monkeypatch):
   asked = []
-  monkeypatch.setattr(
-    huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.append((name, allow_patterns)) or directory
-  )
-  loaded = load_pretrained("org/model")
-  assert loaded.source == "org/model" and loaded.config.num_layers == 3
-  assert asked[0][0] == "org/model" and not any("py" in p or "bin" in p for p in asked[0][1])
+
+  def fetch(name, revision, allow_patterns, ignore_patterns):
+    asked.append((name, revision, tuple(allow_patterns)))
+    return directory
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+  loaded = load_pretrained("org/model@refs/pr/1")
+  assert loaded.source == "org/model@refs/pr/1" and loaded.config.num_layers == 3
+  assert {(name, revision) for name, revision, _ in asked} == {("org/model", "refs/pr/1")}
+  assert not any("py" in pattern or "bin" in pattern for *_, patterns in asked for pattern in patterns)
+  asked.clear()
+  load_config_and_tokenizer("org/model")
+  assert asked and not any("safetensors" in pattern for *_, patterns in asked for pattern in patterns)
+
+
+def test_the_hubs_cache_serves_without_a_network(directory, tmp_path, monkeypatch):
+  """As huggingface_hub lays its cache out: a snapshot by its commit, and which commit a branch is."""
+  repository = tmp_path / "hub" / "models--org--model"
+  (repository / "refs").mkdir(parents=True)
+  (repository / "refs" / "main").write_text("0" * 40)
+  (repository / "snapshots").mkdir()
+  shutil.copytree(directory, repository / "snapshots" / ("0" * 40))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+  assert same(load_pretrained("org/model").params, load_pretrained(str(directory)).params)
+  with pytest.raises(UserError, match="not fetched from the Hugging Face hub"):
+    load_pretrained("org/model@another")

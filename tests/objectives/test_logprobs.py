@@ -93,8 +93,9 @@ def compiled_step(method: str, vocabulary: int) -> str:
   batches = jax.tree.map(lambda x: x[None], packed.pack(packed.random_groups(4, 2)))
   reference = params if method == "dpo" else None
   step = jitted_step(graph, Objective(method), 1.0, 0.0)
-  lowered = step.lower(state.create(params, optimizer), reference, batches, np.int32(1), np.float32(1e-3))
-  return lowered.compile().as_text()
+  start = state.create(params, optimizer)
+  scalars = np.int32(1), np.float32(1e-3), np.uint32(0)
+  return step.lower(start, None, reference, batches, *scalars).compile().as_text()
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])

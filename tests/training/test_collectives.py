@@ -92,7 +92,7 @@ def lowered(method: str, sizes: dict[str, int], devices=None):
     )
     train_step = step.jitted_step(build(CONFIG, "bfloat16"), step.Objective(method), 1.0, 0.01)
     reference = current.params if method == "dpo" else None
-    return train_step.lower(current, reference, batches, np.int32(2), np.float32(1e-3))
+    return train_step.lower(current, None, reference, batches, np.int32(2), np.float32(1e-3), np.uint32(0))
 
 
 def partitioned(train_step, directory) -> list[Collective]:
@@ -174,8 +174,8 @@ def whole(x, letters=""):
   return jax.lax.with_sharding_constraint(x, P())
 
 
-def logps_of_whole_weights(graph, params, batch):
-  return logprobs.policy_logps(graph, jax.tree.map(whole, params), batch)
+def logps_of_whole_weights(graph, params, batch, adapters):
+  return logprobs.policy_logps(graph, jax.tree.map(whole, params), batch, adapters)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def two_steps(method: str, sizes, devices):
     step = jitted_step(graph, OBJECTIVES[method], 1.0, 0.01)
     seen = []
     for _ in range(2):
-      current, metrics = step(current, reference, batches, np.int32(2), np.float32(1e-3))
+      current, metrics = step(current, None, reference, batches, np.int32(2), np.float32(1e-3), np.uint32(0))
       seen.append(jax.device_get(metrics))
     return current, seen
 
@@ -99,7 +99,7 @@ def test_one_token_on_a_mesh_that_splits_tokens():
   layout = Layout.plain(jnp.ones_like(tokens_BT))
 
   def hidden(tokens_BT, layout):
-    cache = empty_cache(packed.CONFIG, 8, 4, jnp.float32)
+    cache = empty_cache(packed.CONFIG, 4, jnp.full((8, 1), 4), jnp.float32)
     return bind(graph, params).extend(tokens_BT, layout, cache, jnp.int32(0))[0]
 
   with jax.set_mesh(mesh.make_mesh(MESHES["sequence"])):

@@ -47,12 +47,12 @@ def test_microbatches_equal_one_big_batch(method):
   rows = packed.one_by_one(members, rows=8)
   counts = rows.weight.sum(1)
   assert len(set(counts.tolist())) > 3
-  whole = jitted_gradients(method)(params, reference, stacked(rows, 1), 1)
+  whole = jitted_gradients(method)(params, None, reference, stacked(rows, 1), 1)
   wanted = jax.jit(jax.grad(lambda p: loss_sums(packed.decoder()[0], OBJECTIVES[method], p, reference, rows)[0].mean))(
     params
   )
   packed.assert_trees_close(whole[0], wanted)
-  split = jitted_gradients(method)(params, reference, stacked(rows, 8), 7)
+  split = jitted_gradients(method)(params, None, reference, stacked(rows, 8), 7)
   packed.assert_trees_close(split[0], whole[0])
   np.testing.assert_allclose(split[1], whole[1], rtol=1e-5)
   assert {k: float(v) for k, v in split[2].items()} == pytest.approx(
@@ -63,12 +63,12 @@ def test_microbatches_equal_one_big_batch(method):
 def test_microbatches_that_are_not_used_are_not_read():
   _, params = packed.decoder()
   rows = stacked(packed.one_by_one(packed.random_groups(8, 1, seed=2), rows=8), 8)
-  some = jitted_gradients("sft")(params, None, rows, 3)
+  some = jitted_gradients("sft")(params, None, None, rows, 3)
   first = jax.tree.map(lambda x: x.copy(), rows)
   first.weight[3:] = np.nan
-  again = jitted_gradients("sft")(params, None, first, 3)
+  again = jitted_gradients("sft")(params, None, None, first, 3)
   assert float(some[1]) == float(again[1])
-  assert float(some[1]) != float(jitted_gradients("sft")(params, None, rows, 8)[1])
+  assert float(some[1]) != float(jitted_gradients("sft")(params, None, None, rows, 8)[1])
 
 
 def one_step(rate=0.1, clip_norm=1.0, steps=1):
@@ -79,7 +79,7 @@ def one_step(rate=0.1, clip_norm=1.0, steps=1):
   step = jitted_step(graph, OBJECTIVES["sft"], clip_norm, 0.0)
   losses = []
   for _ in range(steps):
-    current, metrics = step(current, None, batches, np.int32(1), np.float32(rate))
+    current, metrics = step(current, None, None, batches, np.int32(1), np.float32(rate), np.uint32(0))
     losses.append(float(metrics["loss"]))
   return current, metrics, losses
 
@@ -90,7 +90,7 @@ def test_first_adam_step_moves_each_weight_by_the_rate():
   current, metrics, _ = one_step(rate=0.1, clip_norm=0.01)
   assert float(metrics["grad_norm"]) > 0.1, "of the gradient before clipping"
   batches = stacked(packed.pack(packed.random_groups(4, 1)), 1)
-  gradient = jitted_gradients("sft")(params, None, batches, 1)[0]
+  gradient = jitted_gradients("sft")(params, None, None, batches, 1)[0]
   norm = math.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
   assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
   for before, after, g in zip(*map(jax.tree.leaves, (params, current.params, gradient)), strict=True):

@@ -38,10 +38,11 @@ def two_steps(method: str, sizes: dict[str, int], devices: list | None = None) -
     over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
     found = {}
     with jax.transfer_guard("disallow"):  # as in the loop: each transfer is asked for
-      arguments = mesh.place((batches, np.int32(2), np.float32(1e-3)), (over_rows, everywhere, everywhere))
+      scalars = np.int32(2), np.float32(1e-3), np.uint32(0)
+      arguments = mesh.place((batches, *scalars), (over_rows, everywhere, everywhere, everywhere))
       step = jitted_step(graph, Objective(method, beta=0.3), 1.0, 0.01)
       for number in (1, 2):
-        current, metrics = step(current, None, *arguments)
+        current, metrics = step(current, None, None, *arguments)
         found |= {f"{method} step {number} {key}": value for key, value in jax.device_get(metrics).items()}
     whole = jax.device_get(jax.jit(lambda x: x, out_shardings=everywhere)(current))
     for path, x in jax.tree_util.tree_leaves_with_path(whole.optimizer[1].mu):

@@ -1,0 +1,150 @@
+"""Tensors from files to where they live, a piece at a time: the host holds a few pieces and never a model."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax.models.lora import Params
+from medjax.models.slots import Index, Slot, whole
+
+PIECE_BYTES = 16 * 2**20  # of the target, read and sent at once
+_READERS = 2  # threads; each has a piece in hand
+
+Path = tuple[str, ...]
+Finish = Callable[[Path, jax.Array], dict[Path, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Tensors of a model's files: `slots` says what there is and where it belongs, `read` gives parts of it."""
+
+  where: str
+  slots: list[Slot]
+  read: Callable[[str, Index], np.ndarray]
+
+
+def assemble(
+  weights: Weights,
+  dtype: np.dtype,
+  shardings: Any = None,
+  finish: Finish = lambda path, x: {path: x},
+  advance: Callable[[int], None] = lambda tensors: None,
+) -> Params:
+  """Reads every parameter into the tree; each process reads the parts that its own devices hold.
+
+  Args:
+    weights: the files.
+    dtype: of the parameters.
+    shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the tree
+      of ShapeDtypeStruct and gives that tree.
+    finish: (path, parameter) -> what is kept in its place, by path; called before the next parameter is read.
+    advance: told how many tensors (or parts of fused ones) have just been read.
+  """
+  grouped: dict[Path, list[Slot]] = {}
+  for slot in weights.slots:
+    grouped.setdefault(slot.path, []).append(slot)
+  shapes = {path: _shape(slots) for path, slots in grouped.items()}
+  if callable(shardings):
+    shardings = shardings(nested({path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}))
+  found: dict[Path, jax.Array] = {}
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    for path, slots in grouped.items():
+      if shardings is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      else:
+        sharding = functools.reduce(lambda tree, key: tree[key], path, shardings)
+      found |= finish(path, _parameter(weights.read, slots, shapes[path], dtype, sharding, pool))
+      advance(len(slots))
+  return nested(found)
+
+
+def nested(flat: dict[Path, Any]) -> dict[str, Any]:
+  """A tree of dicts from values by path."""
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    inner = tree
+    for key in path[:-1]:
+      inner = inner.setdefault(key, {})
+    inner[path[-1]] = value
+  return tree
+
+
+def _shape(slots: list[Slot]) -> tuple[int, ...]:
+  return slots[0].target if slots[0].layer is None else (len(slots), *slots[0].target)
+
+
+def _parameter(read, slots: list[Slot], shape, dtype, sharding, pool) -> jax.Array:
+  """One parameter: a buffer on each device, into which pieces are written in place."""
+  devices_of: dict[Any, list[jax.Device]] = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+    devices_of.setdefault(bounds, []).append(device)
+  buffers = []
+  for bounds, devices in devices_of.items():
+    local = tuple(stop - start for start, stop in bounds)
+    buffer = jnp.zeros(local, dtype, device=devices[0])
+
+    def load(piece: tuple[Slot, Index, tuple[int, ...]]):
+      slot, index, at = piece
+      values = slot.read(functools.partial(read, slot.tensor), index).astype(dtype)
+      return (values if slot.layer is None else values[None]), np.asarray(at, np.int32)
+
+    with jax.set_mesh(jax.sharding.Mesh(devices[:1], ("one",))):  # whatever mesh is in use
+      for values, at in _ahead(pool, load, _pieces(slots, bounds, dtype.itemsize)):
+        buffer = _written(buffer, values, at).block_until_ready()  # or pieces would pile up behind the device
+    buffers += [buffer, *(jax.device_put(buffer, device) for device in devices[1:])]
+  return jax.make_array_from_single_device_arrays(shape, sharding, buffers)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(buffer, values, at):
+  return jax.lax.dynamic_update_slice(buffer, values, tuple(at))
+
+
+def _pieces(slots: list[Slot], bounds, itemsize: int) -> Iterator[tuple[Slot, Index, tuple[int, ...]]]:
+  """(slot, part of its parameter, where that goes in the buffer) of a device's part, in pieces of `PIECE_BYTES`."""
+  for slot in slots:
+    parts = bounds
+    if slot.layer is not None:
+      (first, last), parts = bounds[0], bounds[1:]
+      if not first <= slot.layer < last:
+        continue
+    axis, _ = slot.row_axis
+    start, stop = parts[axis]
+    others = int(np.prod([b - a for place, (a, b) in enumerate(parts) if place != axis], dtype=np.int64))
+    step = max(1, PIECE_BYTES // max(1, others * itemsize))
+    for begin in range(start, stop, step):
+      end = min(begin + step, stop)
+      index = tuple(slice(begin, end) if place == axis else slice(*part) for place, part in enumerate(parts))
+      at = tuple(begin - start if place == axis else 0 for place in range(len(parts)))
+      yield slot, index, at if slot.layer is None else (slot.layer - bounds[0][0], *at)
+
+
+def _ahead(pool, function, items: Iterable[Any]) -> Iterator[Any]:
+  """`function` of each item in order, computed in the pool a few items ahead."""
+  waiting: collections.deque = collections.deque()
+  with contextlib.closing(iter(items)) as items:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > _READERS:
+        yield waiting.popleft().result()
+  while waiting:
+    yield waiting.popleft().result()
+
+
+def same_values(read, first: str, second: str, shape: tuple[int, ...]) -> bool:
+  """Whether two tensors hold the same numbers, compared a few rows at a time."""
+  rows = max(1, PIECE_BYTES // max(1, 4 * int(np.prod(shape[1:], dtype=np.int64))))
+  for begin in range(0, shape[0], rows):
+    index = (slice(begin, min(begin + rows, shape[0])), *whole(shape[1:]))
+    if not np.array_equal(read(first, index), read(second, index)):
+      return False
+  return True
