@@ -48,8 +48,10 @@ setuptools.setup(
     "test": [
       "beartype>=0.23.1",
       "hypothesis>=6.170.15",
+      "peft>=0.21.2",
       "pytest>=9.2.0",
       "pytest-xdist>=3.8.0",
+      "qwix>=0.1.8",
       "ruff>=0.17.6",
       "torch>=2.13.0",
       "trl>=1.16.0",

@@ -12,7 +12,7 @@ from medjax import runtime
 from medjax.cli import verb as verbs
 from medjax.errors import RunError, Stopped, UserError
 
-VERBS = ("tasks", "models", "generate", "train", "eval", "predict", "study", "bench")
+VERBS = ("tasks", "models", "generate", "train", "eval", "predict", "study", "export", "bench")
 EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_STOPPED = 0, 1, 2, 75
 
 

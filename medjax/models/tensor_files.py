@@ -98,8 +98,8 @@ class SafetensorsFile:
     return part
 
 
-def open_shards(paths: list[pathlib.Path]) -> tuple[dict[str, SafetensorsFile], dict[str, tuple[int, ...]]]:
-  """(file that holds each tensor, shape of each tensor) of a model in several files.
+def open_shards(paths: list[pathlib.Path]) -> dict[str, SafetensorsFile]:
+  """The file that holds each tensor of a model in several files.
 
   Raises:
     UserError: a file cannot be read, or a tensor is in two of them.
@@ -111,4 +111,4 @@ def open_shards(paths: list[pathlib.Path]) -> tuple[dict[str, SafetensorsFile], 
     if twice:
       raise UserError(f"{path}: tensor {min(twice)!r} is in another shard too, or damaged; download the model again")
     holders |= dict.fromkeys(file.shapes, file)
-  return holders, {name: file.shapes[name] for name, file in holders.items()}
+  return holders

@@ -97,7 +97,7 @@ class Checkpoints:
 
 def is_checkpoint(path: str) -> bool:
   """Whether `path` names a checkpoint: see `load_params`."""
-  return _locate(pathlib.Path(path)) is not None
+  return locate(path) is not None
 
 
 def load_identity(path: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _reader(directory: pathlib.Path) -> contextlib.closing[ocp.CheckpointManager
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[ocp.CheckpointManager, dict[str, Any]]]:
   """The manager that holds the checkpoint that `path` names, and the checkpoint's identity with its `step`."""
-  located = _locate(pathlib.Path(path))
+  located = locate(path)
   if located is None:
     raise UserError(f"{path} holds no whole checkpoint; give a workdir of `medjax train` that has one")
   directory, step = located
@@ -167,12 +167,13 @@ def _opened(path: str) -> Iterator[tuple[ocp.CheckpointManager, dict[str, Any]]]
     yield manager, {**identity, "step": step}
 
 
-def _locate(path: pathlib.Path) -> tuple[pathlib.Path, int] | None:
-  """(checkpoints folder, step) that a path names, or None."""
+def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int] | None:
+  """(checkpoints folder, step) that a path names, see `load_params`; None where there is no checkpoint."""
+  path = pathlib.Path(path)
   if path.name.isdigit() and (path / "params").is_dir():
     return path.parent, int(path.name)
   if path.name == BEST and not path.exists():
-    located = _locate(path.parent)
+    located = locate(path.parent)
     return located and (located[0], _best_step(located[0]))
   for directory in (path / DIRECTORY, path):
     steps = [int(p.name) for p in directory.glob("[0-9]*") if p.name.isdigit() and (p / "params").is_dir()]

@@ -1,0 +1,129 @@
+"""The README.md of exported weights: what they are, what they were trained on, how they did, and their licence."""
+
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.repocard
+import jinja2
+
+import medjax
+from medjax.models.gguf import GgufFile
+from medjax.models.pretrained import Description
+from medjax.training import checkpoints
+from medjax.training.policy import LoadedPolicy
+
+_METHODS = {"sft": "Supervised fine-tuning", "dpo": "Direct preference optimization"}
+_SHOWN = ("loss", "validation/loss", "rewards/accuracy", "rewards/margin", "validation/rewards/accuracy", "grad_norm")
+
+
+def render(checkpoint: str, policy: LoadedPolicy, name: str, adapter_of: str = "") -> str:
+  """The model card, in Markdown with YAML in front.
+
+  Args:
+    checkpoint: what is exported.
+    policy: the same, loaded.
+    name: of the exported directory.
+    adapter_of: the base model, where an adapter is exported.
+  """
+  identity = policy.identity or {}
+  config = identity.get("config")
+  licence = _licence(policy.described)
+  base = adapter_of or _public_name(config["model"]["path"] if config else policy.described.source)
+  tags = ["medjax", *([config["method"]] if config else []), *(["lora"] if policy.lora else [])]
+  relation = {"base_model": base, "base_model_relation": "adapter" if adapter_of else "finetune"}
+  front = huggingface_hub.ModelCardData(
+    **(relation if _is_hub_id(base) else {}),
+    library_name="peft" if adapter_of else "transformers",
+    pipeline_tag="text-generation",
+    tags=tags,
+    **licence,
+  )
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  return environment.get_template("model_card.md.j2").render(
+    front_matter=front.to_yaml().strip(),
+    name=name,
+    version=medjax.__version__,
+    base=base,
+    adapter_of=adapter_of,
+    lora=policy.lora,
+    quantized=policy.quantized,
+    license=licence.get("license_name") or licence.get("license"),
+    method=_METHODS[config["method"]] if config else "",
+    task=config["task"] if config else "",
+    config=json.dumps(_without_paths(config), indent=2) if config else "",
+    data=identity.get("data"),
+    steps=identity.get("steps"),
+    step=identity.get("step"),
+    started_from=_METHODS.get((identity.get("init_from") or {}).get("config", {}).get("method"), ""),
+    metrics=_training_metrics(checkpoint, identity.get("step")) if config else [],
+    evaluations=_evaluations(checkpoint) if config else [],
+  )
+
+
+def _licence(described: Description) -> dict[str, str]:
+  """The licence keys of the base model's own card or file."""
+  keys = ("license", "license_name", "license_link")
+  if not described.files.is_dir():
+    metadata = GgufFile(described.files).metadata
+    found = {key: metadata.get(f"general.{key.replace('_', '.')}") for key in keys}
+  else:
+    card = described.files / "README.md"
+    try:
+      found = (huggingface_hub.repocard.metadata_load(card) or {}) if card.is_file() else {}
+    except ValueError:
+      found = {}
+  return {key: found[key] for key in keys if isinstance(found.get(key), str)}
+
+
+def _is_hub_id(name: str) -> bool:
+  return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def _public_name(path: str) -> str:
+  """A model's name without where it lies on this machine."""
+  return pathlib.Path(path).name if pathlib.Path(path).exists() else path
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+  """The config, with names in place of paths of this machine."""
+  kept = json.loads(json.dumps(config))
+  for section, key in (("model", "path"), ("data", "source"), ("train", "init_from")):
+    kept[section][key] = _public_name(kept[section][key]) if kept[section][key] else ""
+  return kept
+
+
+def _training_metrics(checkpoint: str, step: int) -> list[tuple[str, str]]:
+  directory, _ = checkpoints.locate(checkpoint)
+  file = directory.parent / "metrics.jsonl"
+  if not file.is_file():
+    return []
+  lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+  values = next((line for line in lines if line["step"] == step), {})
+  return [(key, f"{values[key]:.5g}") for key in _SHOWN if isinstance(values.get(key), float)]
+
+
+def _evaluations(checkpoint: str) -> list[dict[str, Any]]:
+  """Metrics that `medjax eval` wrote of this very checkpoint."""
+  located = checkpoints.locate(checkpoint)
+  rows = []
+  for file in sorted(located[0].parent.glob("eval/*/metrics.json")):
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if checkpoints.locate(found["checkpoint"]) != located:
+      continue
+    for target, metrics in found["targets"].items():
+      rows += [
+        {"task": found["task"], "split": found["split"], "n": found["n"], "target": target, "metric": metric}
+        | {"value": f"{value:.4f}"}
+        for metric, value in metrics.items()
+        if isinstance(value, float) and math.isfinite(value)
+      ]
+  return rows
