@@ -111,7 +111,7 @@ class ModelConfig:
   offset_norms: bool = False
   scaled_embedding: bool = False
   activation: str = "silu"
-  query_scalar: float | None = None
+  query_scalar: int | None = None
   attention_softcap: float | None = None
   logit_softcap: float | None = None
 

@@ -20,7 +20,7 @@ from medjax.models.rope import frequencies_of
 from medjax.models.tokenizers import tokenizer_from_gguf
 
 CONFIG = ModelConfig(300, 64, 2, 4, 2, 16, 96, rope_theta=500000.0, max_positions=128)
-_GEMMA = {"head_width": 32, "tied_head": True, "sliding_window": 8, **gemma2.SHARED, "query_scalar": 32.0}
+_GEMMA = {"head_width": 32, "tied_head": True, "sliding_window": 8, **gemma2.SHARED, "query_scalar": 32}
 _LONGROPE = LongRopeScaling((1.0, 1.5, 2.0, 2.5), (1.0, 4.0, 8.0, 16.0), 32, 1.25)
 
 # One of each family, as llama.cpp's converter can write it.

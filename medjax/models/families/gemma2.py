@@ -24,7 +24,7 @@ def read_gemma(hf: Hf) -> dict[str, Any]:
   return {
     **SHARED,
     **windows_from_hf(hf),
-    "query_scalar": float(hf.query_pre_attn_scalar),
+    "query_scalar": int(hf.query_pre_attn_scalar),
     "qkv_bias": hf.attention_bias,
     "output_bias": hf.attention_bias,
     "attention_softcap": hf.attn_logit_softcapping,
@@ -45,9 +45,9 @@ def write_gemma(config: ModelConfig) -> dict[str, Any]:
   }
 
 
-def gguf_query_scalar(config: ModelConfig, largest: int) -> float:
+def gguf_query_scalar(config: ModelConfig, largest: int) -> int:
   """llama.cpp's files do not name it: D / H in the largest model, E in the others."""
-  return float(config.width / config.num_heads if config.num_layers == largest else config.head_width)
+  return config.width // config.num_heads if config.num_layers == largest else config.head_width
 
 
 def _gguf_variant(metadata: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -70,7 +70,7 @@ _BASE = ModelConfig(
   max_positions=8192,
   family="gemma2",
   pattern=("sliding", "global"),
-  query_scalar=256.0,
+  query_scalar=256,
   attention_softcap=50.0,
   logit_softcap=30.0,
   **SHARED,
@@ -94,7 +94,7 @@ FAMILY = Family(
       num_kv_heads=16,
       head_width=128,
       ffn_width=36864,
-      query_scalar=144.0,
+      query_scalar=144,
     ),
   },
   gguf=Gguf("gemma2", variant=_gguf_variant, names=GGUF_NAMES),

@@ -44,7 +44,7 @@ def _gguf_variant(metadata: Mapping[str, Any], config: ModelConfig) -> dict[str,
   }
 
 
-def _preset(vocab_size: int, *sizes: int, window: int = 1024, long: bool = True, scalar: float = 256.0) -> ModelConfig:
+def _preset(vocab_size: int, *sizes: int, window: int = 1024, long: bool = True, scalar: int = 256) -> ModelConfig:
   return ModelConfig(
     vocab_size,
     *sizes,
@@ -73,7 +73,7 @@ FAMILY = Family(
     "gemma3-1b": _preset(262144, 1152, 26, 4, 1, 256, 6912, window=512, long=False),
     "gemma3-4b": _preset(262208, 2560, 34, 8, 4, 256, 10240),
     "gemma3-12b": _preset(262208, 3840, 48, 16, 8, 256, 15360),
-    "gemma3-27b": _preset(262208, 5376, 62, 32, 16, 128, 21504, scalar=168.0),
+    "gemma3-27b": _preset(262208, 5376, 62, 32, 16, 128, 21504, scalar=168),
   },
   gguf=Gguf("gemma3", variant=_gguf_variant, names=GGUF_NAMES),
 )

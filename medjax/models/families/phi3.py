@@ -29,8 +29,11 @@ def _write(config: ModelConfig) -> dict[str, Any]:
   original = config.max_positions
   if isinstance(config.rope_scaling, LongRopeScaling):
     original = config.rope_scaling.original_max_positions
-    older = rope["rope_scaling"]
-    rope["rope_scaling"] = {"type": "longrope"} | {key: older[key] for key in ("short_factor", "long_factor")}
+    # Version 4 of transformers takes these keys and no others, and computes the attention factor.
+    older, keys = rope["rope_scaling"], ["short_factor", "long_factor"]
+    if older["attention_factor"] != longrope_attention_factor(config.max_positions / original, original):
+      keys.append("attention_factor")
+    rope["rope_scaling"] = {"type": "longrope"} | {key: older[key] for key in keys}
   return {
     **rope,
     "hidden_act": "silu",
