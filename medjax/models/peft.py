@@ -130,8 +130,8 @@ class Adapter:
       for slot in slots:
         if slot.path == path and module in self._matrices:
           (a, b), scale = self._matrices[module], self._scale(module)
-          change = slot.read(lambda index, a=a, b=b, s=scale: s * (b[index[0]] @ a[:, index[1]]), whole(slot.target))
-          kernel = _layer_added(kernel, change, slot.layer)
+          (rows, columns), turn = slot.part(whole(slot.target))
+          kernel = _layer_added(kernel, scale * (b[rows] @ a[:, columns]), slot.layer, turn)
     return kernel
 
   def params(self, lora: LoraConfig, layers: int) -> Params:
@@ -160,9 +160,9 @@ class Adapter:
     return nested({path: np.stack(matrices) for path, matrices in found.items()})
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _layer_added(kernel, change, layer):
-  return kernel.at[layer].set((kernel[layer].astype(jnp.float32) + change).astype(kernel.dtype))
+@functools.partial(jax.jit, static_argnames="turn", donate_argnums=0)
+def _layer_added(kernel, change, layer, turn):
+  return kernel.at[layer].set((kernel[layer].astype(jnp.float32) + turn(change)).astype(kernel.dtype))
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -2,13 +2,36 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from medjax.arrays import Array
 from medjax.models.config import ModelConfig
 
 Index = tuple[slice, ...]
+
+
+class Turn(NamedTuple):
+  """How a block of a tensor becomes a block of a parameter; equal for the like blocks of all layers.
+
+  Attributes:
+    lengths: the block's axes, split.
+    order: of these in the parameter.
+    shape: of the result.
+    added: what is taken away from the values.
+  """
+
+  lengths: tuple[int, ...]
+  order: tuple[int, ...]
+  shape: tuple[int, ...]
+  added: float
+
+  def __call__(self, block: Array) -> Array:
+    """The turned block, of numpy or JAX."""
+    turned = block.reshape(self.lengths).transpose(self.order).reshape(self.shape)
+    return turned - np.float32(self.added) if self.added else turned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,41 +70,36 @@ class Slot:
     return tuple(math.prod(flat[axis] for axis in axes) for axes in self.axes)
 
   @property
-  def row_axis(self) -> tuple[int, int]:
-    """(axis of the parameter along which rows of the file can be read in parts, how many rows each entry takes)."""
-    return self.axes.index((0,)), math.prod(self.view[0][1:])
+  def row_axis(self) -> int:
+    """The axis of the parameter along which rows of the file can be read in parts."""
+    return self.axes.index((0,))
 
-  def read(self, read: Callable[[Index], np.ndarray], index: Index) -> np.ndarray:
-    """A part of the parameter.
+  def part(self, index: Index) -> tuple[Index, "Turn"]:
+    """Where a part of the parameter is in the tensor, and how what is there becomes that part.
 
     Args:
-      read: gives a part of the tensor by its place in the file.
-      index: the part, a slice with start and stop for each axis of the parameter.
+      index: a slice with start and stop for each axis of the parameter. Of the axes that one of the tensor's is split
+        into, only the first may be cut.
     """
     parts = [slice(0, size) for size in self._flat_view]
     for axes, part, size in zip(self.axes, index, self.target, strict=True):
       if (part.start, part.stop) != (0, size):
-        (axis,) = axes  # axes that are put together are never cut
+        (axis,) = axes
         parts[axis] = part
-    in_file, inner, at = [], [], 0
+    in_file, lengths, at = [], [], 0
     for sizes in self.view:
       step = math.prod(sizes[1:])
       in_file.append(slice(parts[at].start * step, parts[at].stop * step))
-      inner += [slice(None), *parts[at + 1 : at + len(sizes)]]
+      lengths += [parts[at].stop - parts[at].start, *sizes[1:]]
+      assert all(part == slice(0, size) for part, size in zip(parts[at + 1 :], sizes[1:], strict=False))
       at += len(sizes)
     in_file[0] = slice(in_file[0].start + self.start, in_file[0].stop + self.start)
-    block = read(tuple(in_file))
-    lengths, at = [], 0
-    for sizes in self.view:
-      lengths += [parts[at].stop - parts[at].start, *sizes[1:]]
-      at += len(sizes)
-    block = block.reshape(lengths)[tuple(inner)]
-    turned = block.transpose([axis for axes in self.axes for axis in axes])
-    turned = turned.reshape([part.stop - part.start for part in index])
-    return turned - np.float32(self.added) if self.added else turned
+    order = tuple(axis for axes in self.axes for axis in axes)
+    shape = tuple(part.stop - part.start for part in index)
+    return tuple(in_file), Turn(tuple(lengths), order, shape, self.added)
 
   def rows_of(self, parameter: np.ndarray) -> np.ndarray:
-    """These rows of the tensor, from the whole parameter of a layer; `read` the other way round."""
+    """These rows of the tensor, from the whole parameter of a layer."""
     flat, order = self._flat_view, [axis for axes in self.axes for axis in axes]
     turned = parameter.reshape([flat[axis] for axis in order]).transpose(np.argsort(order))
     rows = turned.reshape([math.prod(sizes) for sizes in self.view])

@@ -15,7 +15,7 @@ import numpy as np
 from medjax.models.lora import Params
 from medjax.models.slots import Index, Slot, whole
 
-PIECE_BYTES = 16 * 2**20  # of the target, read and sent at once
+PIECE_BYTES = 8 * 2**20  # of the target, read and sent at once
 _READERS = 2  # threads; each has a piece in hand
 
 Path = tuple[str, ...]
@@ -82,31 +82,41 @@ def _shape(slots: list[Slot]) -> tuple[int, ...]:
 
 
 def _parameter(read, slots: list[Slot], shape, dtype, sharding, pool) -> jax.Array:
-  """One parameter: a buffer on each device, into which pieces are written in place."""
+  """One parameter; devices that hold the same part of it get copies of one buffer."""
   devices_of: dict[Any, list[jax.Device]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
     bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
     devices_of.setdefault(bounds, []).append(device)
   buffers = []
-  for bounds, devices in devices_of.items():
-    local = tuple(stop - start for start, stop in bounds)
-    buffer = jnp.zeros(local, dtype, device=devices[0])
-
-    def load(piece: tuple[Slot, Index, tuple[int, ...]]):
-      slot, index, at = piece
-      values = slot.read(functools.partial(read, slot.tensor), index).astype(dtype)
-      return (values if slot.layer is None else values[None]), np.asarray(at, np.int32)
-
-    with jax.set_mesh(jax.sharding.Mesh(devices[:1], ("one",))):  # whatever mesh is in use
-      for values, at in _ahead(pool, load, _pieces(slots, bounds, dtype.itemsize)):
-        buffer = _written(buffer, values, at).block_until_ready()  # or pieces would pile up behind the device
-    buffers += [buffer, *(jax.device_put(buffer, device) for device in devices[1:])]
+  for bounds, (first, *others) in devices_of.items():
+    buffer = _part(read, slots, bounds, dtype, first, pool)
+    buffers += [buffer, *(jax.device_put(buffer, device) for device in others)]
   return jax.make_array_from_single_device_arrays(shape, sharding, buffers)
+
+
+def _part(read, slots: list[Slot], bounds, dtype, device: jax.Device, pool) -> jax.Array:
+  """The part of a parameter within `bounds`: a buffer on the device, into which pieces are written in place."""
+
+  def load(piece: tuple[Slot, Index, tuple[int, ...]]):
+    slot, index, at = piece
+    in_file, turn = slot.part(index)
+    # The view goes to the device as it is: JAX turns it on the way, much faster than NumPy.
+    values = turn(read(slot.tensor, in_file))
+    return jax.device_put(values if slot.layer is None else values[None], device), np.asarray(at, np.int32)
+
+  with jax.set_mesh(jax.sharding.Mesh([device], ("one",))):  # whatever mesh is in use
+    buffer = jnp.zeros([stop - start for start, stop in bounds], dtype, device=device)
+    for values, at in _ahead(pool, load, _pieces(slots, bounds, dtype.itemsize)):
+      buffer = _written(buffer, values, at).block_until_ready()  # or pieces would pile up behind the device
+  return buffer
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _written(buffer, values, at):
-  return jax.lax.dynamic_update_slice(buffer, values, tuple(at))
+  """The buffer with `values` in their place; as integers, since XLA:CPU rewrites all of a bfloat16 buffer otherwise."""
+  kind = f"uint{8 * buffer.dtype.itemsize}"
+  bits, new = (jax.lax.bitcast_convert_type(x, kind) for x in (buffer, values.astype(buffer.dtype)))
+  return jax.lax.bitcast_convert_type(jax.lax.dynamic_update_slice(bits, new, tuple(at)), buffer.dtype)
 
 
 def _pieces(slots: list[Slot], bounds, itemsize: int) -> Iterator[tuple[Slot, Index, tuple[int, ...]]]:
@@ -117,7 +127,7 @@ def _pieces(slots: list[Slot], bounds, itemsize: int) -> Iterator[tuple[Slot, In
       (first, last), parts = bounds[0], bounds[1:]
       if not first <= slot.layer < last:
         continue
-    axis, _ = slot.row_axis
+    axis = slot.row_axis
     start, stop = parts[axis]
     others = int(np.prod([b - a for place, (a, b) in enumerate(parts) if place != axis], dtype=np.int64))
     step = max(1, PIECE_BYTES // max(1, others * itemsize))
