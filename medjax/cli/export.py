@@ -34,19 +34,14 @@ def _run(arguments: Arguments) -> None:
   if values.dtype and values.adapter:
     raise UserError("--dtype is of merged weights; adapters are float32, leave it out")
   from medjax.training import export
-  from medjax.training.telemetry import progress
+  from medjax.training.telemetry import advancing, progress
 
   output = pathlib.Path(values.output)
   if values.adapter:
     export.export_adapter(values.checkpoint, output, values.base)
   else:
     with progress(0, "export") as bar:
-
-      def advance(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-      export.export(values.checkpoint, output, values.dtype or "", advance)
+      export.export(values.checkpoint, output, values.dtype or "", advancing(bar))
   print(output)
 
 

@@ -158,8 +158,9 @@ def _scaling(file: GgufFile, read: _Metadata, config: ModelConfig) -> RopeScalin
   factor = read.number("rope.scaling.factor", 1.0)
   if kind == "linear":
     return LinearScaling(factor)
-  if kind == "yarn":
-    return YarnScaling(factor, read.size("rope.scaling.original_context_length"), yarn_scale(factor))
+  if kind == "yarn" and read.number("rope.scaling.yarn_attn_factor", 1.0) == 1.0:
+    fast, slow = read.number("rope.scaling.yarn_beta_fast", 32.0), read.number("rope.scaling.yarn_beta_slow", 1.0)
+    return YarnScaling(factor, read.size("rope.scaling.original_context_length"), yarn_scale(factor), fast, slow)
   raise UserError(
     f"{file.where}: {read.name('rope.scaling.type')} = {kind!r} is not supported; medjax has linear and yarn"
   )

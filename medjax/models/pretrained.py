@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import huggingface_hub
@@ -80,7 +81,7 @@ def load_pretrained(
   dtype: str = "float32",
   shardings: Any = None,
   finish: Finish = lambda path, x: {path: x},
-  advance=lambda tensors: None,
+  advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pretrained:
   """Loads a decoder's weights, config and tokenizer.
 
@@ -94,7 +95,7 @@ def load_pretrained(
     shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the
       tree of ShapeDtypeStruct and gives that tree. Each device receives its own part only.
     finish: (path, parameter) -> what is kept in its place, see `streaming.assemble`.
-    advance: told how many tensors have just been read, for progress bars.
+    advance: told how many tensors of how many are read, for progress bars.
 
   Raises:
     UserError: a model that is missing, damaged or not supported, in one line that names the file, tensor or key.

@@ -36,7 +36,7 @@ def assemble(
   dtype: np.dtype,
   shardings: Any = None,
   finish: Finish = lambda path, x: {path: x},
-  advance: Callable[[int], None] = lambda tensors: None,
+  advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Params:
   """Reads every parameter into the tree; each process reads the parts that its own devices hold.
 
@@ -46,7 +46,7 @@ def assemble(
     shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the tree
       of ShapeDtypeStruct and gives that tree.
     finish: (path, parameter) -> what is kept in its place, by path; called before the next parameter is read.
-    advance: told how many tensors (or parts of fused ones) have just been read.
+    advance: told how many tensors (or parts of fused ones) of how many are read.
   """
   grouped: dict[Path, list[Slot]] = {}
   for slot in weights.slots:
@@ -55,6 +55,7 @@ def assemble(
   if callable(shardings):
     shardings = shardings(nested({path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}))
   found: dict[Path, jax.Array] = {}
+  done = 0
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     for path, slots in grouped.items():
       if shardings is None:
@@ -62,7 +63,8 @@ def assemble(
       else:
         sharding = functools.reduce(lambda tree, key: tree[key], path, shardings)
       found |= finish(path, _parameter(weights.read, slots, shapes[path], dtype, sharding, pool))
-      advance(len(slots))
+      done += len(slots)
+      advance(done, len(weights.slots))
   return nested(found)
 
 

@@ -15,11 +15,22 @@ _DIRECTORY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenize
 # Kinds of token in `tokenizer.ggml.token_type` (llama.cpp, enum llama_token_type).
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
-# Llama 3's tokenizer.json splits with this.
-_LLAMA3_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Patterns of tokenizer.json by `tokenizer.ggml.pre`: words, digits in threes or one by one, punctuation, spaces.
+_ENDINGS, _REST = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+_LLAMA3 = rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}"
+_QWEN2 = rf"{_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_GPT4O = (
+  rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDINGS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDINGS}?"
+  rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_REST}"
 )
+_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+_PATTERNS = {
+  **dict.fromkeys((*_LLAMA3_NAMES, "dbrx"), _LLAMA3),  # Llama 3, SmolLM3; Phi-4
+  **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2),
+  "gpt-4o": _GPT4O,  # Phi-4-mini
+}
 
 
 def tokenizer_from_directory(path: pathlib.Path) -> Any | None:
@@ -103,9 +114,9 @@ def _byte_level(get, tokens: list[str], where: str) -> tuple[Tokenizer, bool]:
   merges = [tuple(str(merge).split(" ", 1)) for merge in get("merges")]
   name = get("pre", "default")
   byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-  is_llama3 = name in ("llama-bpe", "llama3", "llama-v3")
-  if is_llama3:
-    steps = [pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated"), byte_level]
+  is_llama3 = name in _LLAMA3_NAMES
+  if name in _PATTERNS:
+    steps = [pre_tokenizers.Split(Regex(_PATTERNS[name]), behavior="isolated"), byte_level]
   elif name == "smollm":
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
   elif name in ("gpt-2", "default"):
@@ -116,6 +127,8 @@ def _byte_level(get, tokens: list[str], where: str) -> tuple[Tokenizer, bool]:
   backend = _bpe(where, vocab=vocabulary, merges=merges, fuse_unk=False, ignore_merges=is_llama3)
   backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
   backend.decoder = decoders.ByteLevel()
+  if _PATTERNS.get(name) is _QWEN2:
+    backend.normalizer = normalizers.NFC()
   return backend, is_llama3
 
 

@@ -20,9 +20,10 @@ from medjax.models.lora import LoraConfig, Params
 from medjax.models.pretrained import Description, Pretrained, load_config_and_tokenizer, load_pretrained
 from medjax.models.quantize import quantize
 from medjax.models.sharding import KERNELS
-from medjax.models.streaming import nested
+from medjax.models.streaming import Finish, nested
 from medjax.training import checkpoints, mesh
 from medjax.training.reference import weights_fingerprint
+from medjax.training.telemetry import advancing, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ def initial_policy(config: Any, described: Description, model: Pretrained | None
     if model is not None and not start:
       copied = jax.tree.map(jnp.copy, mesh.place(model.params, mesh.parameter_shardings(model.params, devices)))
       return Policy(None, copied)
-    return Policy(None, load_pretrained(base, "float32", lambda p: mesh.parameter_shardings(p, devices)).params)
+    return Policy(None, _pretrained(base, "float32", devices).params)
   kind, dtype = config.lora.quantize, config.model.dtype
   frozen = base_weights(base_of(config), devices, dtype, kind, model)
   if start and is_adapted(start):
@@ -114,8 +115,14 @@ def base_weights(
   if model is not None and model.source == base:
     placed = mesh.place(model.params, mesh.parameter_shardings(model.params, devices))
     return frozen_weights(placed, dtype, kind, devices)
+  return _pretrained(base, dtype, devices, functools.partial(_quantized, kind=kind, devices=devices)).params
+
+
+def _pretrained(name: str, dtype: str, devices: Mesh | None, finish: Finish = lambda path, x: {path: x}) -> Pretrained:
+  """`load_pretrained` over a mesh, behind a progress bar."""
   shardings = None if devices is None else lambda p: mesh.parameter_shardings(p, devices)
-  return load_pretrained(base, dtype, shardings, functools.partial(_quantized, kind=kind, devices=devices)).params
+  with progress(0, "weights") as bar:
+    return load_pretrained(name, dtype, shardings, finish, advancing(bar))
 
 
 def frozen_weights(params: Params, dtype: str, kind: str, devices: Mesh | None) -> Params:
@@ -205,7 +212,7 @@ def load_policy(
       placed = mesh.place(model.params, mesh.parameter_shardings(model.params, devices))
       return LoadedPolicy(None, placed, described=model)
     check(load_config_and_tokenizer(path).config)
-    loaded = load_pretrained(path, dtype, None if devices is None else lambda p: mesh.parameter_shardings(p, devices))
+    loaded = _pretrained(path, dtype, devices)
     return LoadedPolicy(None, loaded.params, described=loaded)
   identity = checkpoints.load_identity(path)
   settings = identity["config"]

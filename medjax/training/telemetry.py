@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -49,6 +50,16 @@ class Telemetry:
     self._file.close()
     self._board.close()
     self._bar.close()
+
+
+def advancing(bar: tqdm) -> Callable[[int, int], None]:
+  """A function of (done, total) that moves the bar there, for work that finds out on the way how much it is."""
+
+  def advance(done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+  return advance
 
 
 def progress(total: int, title: str, done: int = 0) -> tqdm:

@@ -272,6 +272,66 @@ def test_every_truncation_is_noticed(directory):
       load_pretrained(str(directory))
 
 
+def with_header(path, header, body=64):
+  """A safetensors file of this header (an object, or bytes as they are) before so many zeros."""
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  (path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(body))
+
+
+def entry(shape, offsets, dtype="F32"):
+  return {"a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+HOSTILE = {
+  "a header longer than any memory": lambda p: (p / "model.safetensors").write_bytes(
+    struct.pack("<Q", 2**62) + bytes(64)
+  ),
+  "sizes whose product overflows": lambda p: with_header(p, entry([2**33, 2**33, 2**33], [0, 64])),
+  "more elements than bytes": lambda p: with_header(p, entry([2**40], [0, 64])),
+  "offsets outside the file": lambda p: with_header(p, entry([2**20], [0, 2**22])),
+  "offsets that go back": lambda p: with_header(p, entry([4], [32, 16])),
+  "negative offsets": lambda p: with_header(p, entry([4], [-16, 0])),
+  "a hole before the first tensor": lambda p: with_header(p, entry([8], [32, 64])),
+  "a shape of floats": lambda p: with_header(p, entry([4.5], [0, 64])),
+  "an object that nests for ever": lambda p: with_header(p, b'{"a":' * 100_000),
+  "not JSON": lambda p: with_header(p, b"\xff" * 40),
+  "a list": lambda p: with_header(p, []),
+  "an unknown dtype": lambda p: with_header(p, entry([16], [0, 64], "PICKLE")),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_headers_are_refused(what, directory):
+  HOSTILE[what](directory)
+  with pytest.raises(UserError, match="model.safetensors: truncated or damaged") as error:
+    load_pretrained(str(directory))
+  assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_a_path_is_no_tensor(directory):
+  retensor(directory, lambda t: t.update({"../../x": np.ones(2, np.float32)}))
+  with pytest.raises(UserError, match="tensor ../../x is unknown to this architecture"):
+    load_pretrained(str(directory))
+
+
+def test_damaged_headers_never_end_in_another_error(directory):
+  """One byte of the header changed, many times: refused in one line, or harmless."""
+  file = directory / "model.safetensors"
+  data, draw = file.read_bytes(), np.random.default_rng(0)
+  header = 8 + int.from_bytes(data[:8], "little")
+  refused = 0
+  for _ in range(300):
+    damaged = bytearray(data)
+    damaged[draw.integers(header)] = draw.integers(256)
+    file.write_bytes(damaged)
+    try:
+      load_pretrained(str(directory))
+    except UserError as error:
+      refused += 1
+      assert str(directory) in str(error) and "\n" not in str(error)
+  assert refused > 250
+
+
 def test_names_that_lead_nowhere(tmp_path, monkeypatch):
   def offline(name, **_):
     raise huggingface_hub.errors.LocalEntryNotFoundError("Cannot reach the hub.\nTraceback")

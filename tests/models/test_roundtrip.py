@@ -3,12 +3,12 @@
 import json
 import pathlib
 
+import gguf_files
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import reference_models as reference
-import test_gguf
 import tiny
 import torch
 import transformers
@@ -70,10 +70,10 @@ def test_other_stored_dtypes_come_back_too(dtype, tmp_path):
   assert {x.dtype.name for x in tensors_of(tmp_path / "bf16").values()} == {"bfloat16"}
 
 
-@pytest.mark.parametrize("name", list(test_gguf.CONFIGS))
+@pytest.mark.parametrize("name", list(gguf_files.CONFIGS))
 def test_a_gguf_file_becomes_a_directory(name, tmp_path):
   """Its config.json is made here: transformers computes with it what medjax computes with the file."""
-  path = test_gguf.write_gguf(tmp_path / "model.gguf", test_gguf.CONFIGS[name])
+  path = gguf_files.write_gguf(tmp_path / "model.gguf", gguf_files.CONFIGS[name])
   export(str(path), tmp_path / "out")
   with jax.default_matmul_precision("highest"):
     wanted = medjax.load(str(path)).logits(TOKENS, MASK)
@@ -88,7 +88,7 @@ def test_a_gguf_file_becomes_a_directory(name, tmp_path):
 
 def test_gguf_weights_keep_a_dtype_that_transformers_has(tmp_path):
   for kind, dtype in (("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", "float32")):
-    path = test_gguf.write_gguf(tmp_path / f"{kind}.gguf", kind=kind)
+    path = gguf_files.write_gguf(tmp_path / f"{kind}.gguf", kind=kind)
     export(str(path), tmp_path / kind)
     assert {x.dtype.name for x in tensors_of(tmp_path / kind).values()} == {dtype}
 

@@ -4,12 +4,12 @@ import json
 import math
 import pathlib
 
+import gguf_files
 import jax
 import measure_load
 import numpy as np
 import pytest
 import reference_models as reference
-import test_gguf
 import tiny
 from processes import run_together
 from safetensors.numpy import load_file
@@ -33,7 +33,7 @@ def test_pieces_of_any_size_on_any_mesh(kind, sizes, tmp_path, monkeypatch):
     reference.torch_model("phi3").save_pretrained(tmp_path / "model")
     path = str(tmp_path / "model")
   else:
-    path = str(test_gguf.write_gguf(tmp_path / "model.gguf", kind="Q8_0"))
+    path = str(gguf_files.write_gguf(tmp_path / "model.gguf", kind="Q8_0"))
   wanted = load_pretrained(path).params
   monkeypatch.setattr(streaming, "PIECE_BYTES", 200)
   assert same(load_pretrained(path).params, wanted)

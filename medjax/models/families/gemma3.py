@@ -38,7 +38,7 @@ def _gguf_variant(metadata: Mapping[str, Any], config: ModelConfig) -> dict[str,
     "qk_norm": True,
     "pattern": _PATTERN,
     "sliding_window": int(metadata.get("attention.sliding_window", 1024)),
-    "local_rope_theta": 10000.0,
+    "local_rope_theta": float(metadata.get("rope.freq_base_swa", 10000.0)),
     "query_scalar": gguf_query_scalar(config, 62),
     "logit_softcap": metadata.get("final_logit_softcapping"),
   }
