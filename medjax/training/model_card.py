@@ -63,7 +63,7 @@ def render(checkpoint: str, policy: LoadedPolicy, name: str, adapter_of: str = "
     data=identity.get("data"),
     steps=identity.get("steps"),
     step=identity.get("step"),
-    started_from=_METHODS.get((identity.get("init_from") or {}).get("config", {}).get("method"), ""),
+    started_from=_METHODS.get((identity.get("init_from") or {}).get("config", {}).get("method"), "").lower(),
     metrics=_training_metrics(checkpoint, identity.get("step")) if config else [],
     evaluations=_evaluations(checkpoint) if config else [],
   )
