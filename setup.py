@@ -31,6 +31,7 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pyarrow>=26.0.1",
+    "pyyaml>=6.0.3",
     "rouge-score>=0.1.2",
     "safetensors>=0.8.0",
     "scikit-learn>=1.9.1",

@@ -70,7 +70,7 @@ class Model:
   @functools.cached_property
   def encoder(self) -> Encoder:
     """Turns texts into token segments."""
-    return Encoder(self.tokenizer)
+    return Encoder(self.tokenizer, self.config.vocab_size)
 
   def logits(self, tokens_BT: Int[Array, "B T"], mask_BT: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """float32 logits of every position, for inspection and tests.

@@ -25,20 +25,25 @@ class Encoder:
   that ends a turn (of a template that writes one) or with EOS. Where a template has no place for a system message,
   it is put before the first user message.
 
-  Attributes:
+  Args:
     tokenizer: a fast Hugging Face tokenizer.
+    vocab_size: tokens that the model has embeddings of, 0 where that is not known. A tokenizer may have more of them
+      (Gemma 3 1B has one for images), and texts that need one are refused.
+
+  Attributes:
+    tokenizer: as given.
     bos: id that starts each prompt, None where the tokenizer adds none.
     eos: id that ends an answer to a plain prompt.
   """
 
-  def __init__(self, tokenizer: Any):
+  def __init__(self, tokenizer: Any, vocab_size: int = 0):
     if tokenizer is None:
       raise UserError(
         "the model has no tokenizer files; put tokenizer.json and tokenizer_config.json beside its weights"
       )
     if tokenizer.eos_token_id is None:
       raise UserError("the tokenizer has no EOS token; set eos_token in its tokenizer_config.json")
-    self.tokenizer = tokenizer
+    self.tokenizer, self._vocab_size = tokenizer, vocab_size
     self.eos: int = tokenizer.eos_token_id
     bos, probe = tokenizer.bos_token_id, list(tokenizer("a")["input_ids"])
     self.bos: int | None = bos if bos is not None and probe[:1] == [bos] else None
@@ -70,7 +75,8 @@ class Encoder:
     """Segments of examples, preference pairs (chosen, then rejected) or `(id, prompt, answers)`, tokenised in batches.
 
     Raises:
-      UserError: an empty prompt or answer, or a chat template under which an answer does not continue its prompt.
+      UserError: an empty prompt or answer, a token that the model does not have, or a chat template under which an
+        answer does not continue its prompt.
     """
     items = [_parts(item) for item in items]
     prompt_texts, answer_texts, ends = [], [], []
@@ -149,7 +155,14 @@ class Encoder:
   def _ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
     if not texts:
       return []
-    return [tuple(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    found = [tuple(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    highest = max((max(ids, default=0) for ids in found), default=0)
+    if self._vocab_size and highest >= self._vocab_size:
+      raise UserError(
+        f"a text has the token {self.tokenizer.convert_ids_to_tokens(highest)!r} (id {highest}), and the model has "
+        f"{self._vocab_size} tokens; remove it from the texts, or use the tokenizer that belongs to the model"
+      )
+    return found
 
   def _continuing(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Ids of texts as continuations: without the space that SentencePiece puts before a text."""

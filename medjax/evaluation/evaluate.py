@@ -16,7 +16,7 @@ from medjax.errors import UserError
 from medjax.evaluation.answers import generate_rows
 from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_texts
 from medjax.evaluation.score import Prediction, predict_rows
-from medjax.models.pretrained import Pretrained
+from medjax.models.pretrained import Description
 from medjax.tasks.task import Task, TextTarget
 from medjax.training import mesh
 from medjax.training.policy import load_policy
@@ -25,7 +25,9 @@ from medjax.training.telemetry import progress
 SCHEMA_VERSION = 1
 
 
-def evaluate(config, checkpoint: str, split: str, out: pathlib.Path, model: Pretrained | None = None) -> dict[str, Any]:
+def evaluate(
+  config, checkpoint: str, split: str, out: pathlib.Path, model: Description | None = None
+) -> dict[str, Any]:
   """Evaluates a split of `config.task`: by label likelihood, or by generation where the task says so.
 
   Args:
@@ -109,7 +111,7 @@ def _check(task: Task) -> None:
 
 
 def _predictions(
-  config, task: Task, rows: Sequence[Row], checkpoint: str, title: str, model: Pretrained | None = None
+  config, task: Task, rows: Sequence[Row], checkpoint: str, title: str, model: Description | None = None
 ) -> tuple[list[Prediction], chat.LengthReport]:
   mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
@@ -121,7 +123,7 @@ def _predictions(
     policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices, row_length))
     described, params = policy.described, policy.params
     graph = policy.graph(described.config, config.model.dtype, config.model.attention)
-    encoder = chat.Encoder(described.tokenizer)
+    encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
     with progress(len(rows), title) as bar:
       if task.generation is not None:

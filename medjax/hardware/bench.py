@@ -95,7 +95,8 @@ def _measure(config, graph, policy: Policy, plan: Plan, devices) -> _Measured:
   places = state.shardings(state.abstract(policy.trainable, optimizer), optimizer, devices)
   live = jax.tree.map(jnp.copy, policy.trainable) if config.preference.reference == "live" else None
   current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(policy.trainable)
-  rate, seed, whole = np.float32(config.optimizer.learning_rate), np.uint32(config.seed), NamedSharding(devices, P())
+  rate, seed = np.float32(config.optimizer.learning_rate), np.uint32(config.seed % 2**32)
+  whole = NamedSharding(devices, P())
 
   def inputs(step: int):
     item = plan[step]
@@ -196,13 +197,13 @@ def _workload(config) -> tuple[ModelConfig, list[Segments]]:
     return described, synthetic_groups(described, config.method, count, config.seed, config.train.row_length)
   limits = chat.limits_of(config, described.max_positions, config.train.row_length)
   found = items.training_items(config, task)["train"]
-  return described, chat.encode_all(found, chat.Encoder(loaded.tokenizer), limits)[0]
+  return described, chat.encode_all(found, chat.Encoder(loaded.tokenizer, described.vocab_size), limits)[0]
 
 
 def _policy(config, described: ModelConfig, devices: Mesh) -> Policy:
   """What the run starts with; of a preset random weights."""
   if config.model.path not in PRESETS:
-    return initial_policy(config, load_config_and_tokenizer(config.model.path), None, devices)
+    return initial_policy(config, load_config_and_tokenizer(config.model.path), devices)
   lora, kind = lora_of(config), config.lora.quantize
 
   def make():

@@ -54,7 +54,7 @@ class GgufFile:
     for _ in range(key_count):
       key = self._string()
       self.metadata[key] = self._value(self._take("I"))
-    if self.metadata.get("split.count", 1) > 1:
+    if self.metadata.get("split.count", 1) not in (0, 1):
       raise UserError(f"{self.where}: one part of {self.metadata['split.count']}; join them with llama-gguf-split")
     infos = [self._tensor_info() for _ in range(tensor_count)]
     self._tensors = self._place(infos)

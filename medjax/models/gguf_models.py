@@ -158,7 +158,8 @@ def _scaling(file: GgufFile, read: _Metadata, config: ModelConfig) -> RopeScalin
   factor = read.number("rope.scaling.factor", 1.0)
   if kind == "linear":
     return LinearScaling(factor)
-  if kind == "yarn" and read.number("rope.scaling.yarn_attn_factor", 1.0) == 1.0:
+  unscaled = all(read.number(f"rope.scaling.{key}", 1.0) == 1.0 for key in ("yarn_attn_factor", "attn_factor"))
+  if kind == "yarn" and unscaled:
     fast, slow = read.number("rope.scaling.yarn_beta_fast", 32.0), read.number("rope.scaling.yarn_beta_slow", 1.0)
     return YarnScaling(factor, read.size("rope.scaling.original_context_length"), yarn_scale(factor), fast, slow)
   raise UserError(

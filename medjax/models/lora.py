@@ -134,7 +134,7 @@ def merged(params: Params, scale: float) -> Params:
 
 
 def merged_kernel(layer: Params, name: str, scale: float) -> Float[Array, "..."]:
-  """The plain kernel of a linear layer, with its adapter added in float32; in its own dtype, float32 if quantized.
+  """The plain kernel of a linear layer; in float32 where it was quantized or an adapter is added to it.
 
   Args:
     layer: its parameters, of one layer or stacked.
@@ -155,4 +155,4 @@ def _with_adapter(kernel, a, b, scale, *, inputs: int):
   R = a.shape[-1]
   stacked = kernel.shape[: a.ndim - 1 - inputs]
   change = jnp.matmul(a.reshape(*stacked, -1, R), b.reshape(*stacked, R, -1), precision=jax.lax.Precision.HIGHEST)
-  return (kernel.astype(jnp.float32) + scale * change.reshape(kernel.shape)).astype(kernel.dtype)
+  return kernel.astype(jnp.float32) + scale * change.reshape(kernel.shape)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medjax.errors import UserError
@@ -41,10 +40,12 @@ _PLAIN = {
   "alora_invocation_tokens": (None, []),
   "arrow_config": (None,),
   "kasa_config": (None,),
+  # Others change the base model's weights when they are set up.
+  "init_lora_weights": (True, False, "gaussian", "orthogonal", "mica"),
   "monteclora_config": (None,),
 }
 _NAME = re.compile(
-  r"base_model\.model\.(?:model\.language_model\.|language_model\.model\.|model\.)(?P<module>layers\..+)"
+  r"base_model\.model\.(?P<full>(?:model\.language_model\.|language_model\.model\.|model\.)(?P<module>layers\..+))"
   r"\.lora_(?P<side>[AB])(?:\.default)?\.weight"
 )
 
@@ -60,6 +61,8 @@ def base_of(path: pathlib.Path) -> str:
   name, revision = values.get("base_model_name_or_path"), values.get("revision")
   if not isinstance(name, str) or not name:
     raise UserError(f"{path / CONFIG}: base_model_name_or_path is missing; set it to the adapter's base model")
+  if is_adapter(pathlib.Path(name)):
+    raise UserError(f"{path / CONFIG}: base_model_name_or_path = {name} is an adapter, too; merge that one first")
   return f"{name}@{revision}" if isinstance(revision, str) and revision and not pathlib.Path(name).exists() else name
 
 
@@ -82,7 +85,7 @@ class Adapter:
         raise UserError(f"{path / CONFIG}: {key} = {values[key]!r} is not supported; medjax reads plain LoRA")
     if values.get("peft_type") != "LORA":
       raise UserError(f"{path / CONFIG}: peft_type = {values.get('peft_type')!r} is not supported; medjax reads LORA")
-    self._values = values
+    self._values, self._full_names = values, {}
     if not (path / TENSORS).is_file():
       raise UserError(f"{path / TENSORS}: missing; save the adapter again as safetensors")
     self._slots: dict[str, list[Slot]] = {}
@@ -98,6 +101,7 @@ class Adapter:
       match = _NAME.fullmatch(name)
       if not match or match["module"] not in self._slots:
         raise UserError(f"{self.where}: tensor {name} belongs to no linear layer of this model; medjax would lose it")
+      self._full_names[match["module"]] = match["full"]
       sides.setdefault(match["module"], {})[match["side"]] = file.read(name, whole(shape)).astype(np.float32)
     matrices = {}
     for module, found in sides.items():
@@ -115,23 +119,23 @@ class Adapter:
 
   def _scale(self, module: str) -> float:
     """What B A of a module is multiplied by."""
+    patterns, name = self._values.get("alpha_pattern") or {}, self._full_names[module]
     alpha = next(
-      (x for key, x in (self._values.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({key})$", module)),
-      self._values.get("lora_alpha"),
+      (x for pattern, x in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)), self._values.get("lora_alpha")
     )
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
       raise UserError(f"{self.where}: lora_alpha = {alpha!r}; a number is needed")
     rank = self._matrices[module][0].shape[0]
     return alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank)
 
-  def added_to(self, path: tuple[str, ...], kernel: jax.Array) -> jax.Array:
-    """A stacked kernel with the adapter added to it, in float32 and then in the kernel's dtype; others as they are."""
+  def added_to(self, path: tuple[str, ...], layer: int | None, kernel: jax.Array) -> jax.Array:
+    """The kernel of a layer, [1, ...], with the adapter added to it in its dtype; other parameters as they are."""
     for module, slots in self._slots.items():
       for slot in slots:
-        if slot.path == path and module in self._matrices:
+        if (slot.path, slot.layer) == (path, layer) and module in self._matrices:
           (a, b), scale = self._matrices[module], self._scale(module)
           (rows, columns), turn = slot.part(whole(slot.target))
-          kernel = _layer_added(kernel, scale * (b[rows] @ a[:, columns]), slot.layer, turn)
+          return _added(kernel, scale * (b[rows] @ a[:, columns]), turn)
     return kernel
 
   def params(self, lora: LoraConfig, layers: int) -> Params:
@@ -161,8 +165,8 @@ class Adapter:
 
 
 @functools.partial(jax.jit, static_argnames="turn", donate_argnums=0)
-def _layer_added(kernel, change, layer, turn):
-  return kernel.at[layer].set((kernel[layer].astype(jnp.float32) + turn(change)).astype(kernel.dtype))
+def _added(kernel, change, turn):
+  return kernel + turn(change)[None]
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

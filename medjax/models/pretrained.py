@@ -46,6 +46,7 @@ class Description:
     eos_ids: token ids that end a generation, in the order of the model's own files.
     source: the name or path that was asked for.
     files: the directory or `.gguf` file that it stands for; of a PEFT adapter its base model's.
+    tokenizer_files: where its tokenizer is from: the same, or a PEFT adapter's directory that has one of its own.
   """
 
   config: ModelConfig
@@ -53,6 +54,7 @@ class Description:
   eos_ids: tuple[int, ...]
   source: str
   files: pathlib.Path
+  tokenizer_files: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +64,19 @@ class Pretrained(Description):
   params: dict[str, Any] = dataclasses.field(repr=False)
 
 
-def load_config_and_tokenizer(name_or_path: str) -> Description:
+def load_config_and_tokenizer(name_or_path: str, weights: bool = False) -> Description:
   """What `load_pretrained` gives, without the weights.
+
+  Args:
+    name_or_path: as there.
+    weights: whether a hub model's weights are fetched, too, so that `files` holds them.
 
   Raises:
     UserError: as `load_pretrained`.
   """
-  path = resolve(name_or_path, weights=False)
+  path = resolve(name_or_path, weights)
   if peft.is_adapter(path):
-    return dataclasses.replace(load_config_and_tokenizer(peft.base_of(path)), source=name_or_path)
+    return _describe_adapter(path, load_config_and_tokenizer(peft.base_of(path), weights), name_or_path)
   if path.is_dir():
     return _describe_directory(path, name_or_path)
   return _describe_gguf(GgufFile(path), path, name_or_path)
@@ -80,7 +86,7 @@ def load_pretrained(
   name_or_path: str,
   dtype: str = "float32",
   shardings: Any = None,
-  finish: Finish = lambda path, x: {path: x},
+  finish: Finish | None = None,
   advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pretrained:
   """Loads a decoder's weights, config and tokenizer.
@@ -94,7 +100,7 @@ def load_pretrained(
     dtype: `float32` or `bfloat16`, of every parameter.
     shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the
       tree of ShapeDtypeStruct and gives that tree. Each device receives its own part only.
-    finish: (path, parameter) -> what is kept in its place, see `streaming.assemble`.
+    finish: what becomes of each parameter, see `streaming.assemble`.
     advance: told how many tensors of how many are read, for progress bars.
 
   Raises:
@@ -104,10 +110,7 @@ def load_pretrained(
     raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
   path = resolve(name_or_path)
   if peft.is_adapter(path):
-    base = peft.base_of(path)
-    added = peft.Adapter(path, load_config_and_tokenizer(base).config)
-    loaded = load_pretrained(base, dtype, shardings, lambda p, x: finish(p, added.added_to(p, x)), advance)
-    return dataclasses.replace(loaded, source=name_or_path)
+    return load_adapted(path, peft.base_of(path), dtype, shardings, finish, advance, name_or_path)
   if path.is_dir():
     description = _describe_directory(path, name_or_path)
     weights = _directory_weights(path, description.config)
@@ -119,6 +122,40 @@ def load_pretrained(
     weights = Weights(file.where, slots, file.read)
   params = assemble(weights, DTYPES[dtype], shardings, finish, advance)
   return Pretrained(**vars(description), params=params)
+
+
+def load_adapted(
+  adapter: pathlib.Path,
+  base: str,
+  dtype: str,
+  shardings: Any = None,
+  finish: Finish | None = None,
+  advance: Callable[[int, int], None] = lambda done, total: None,
+  source: str = "",
+) -> Pretrained:
+  """`load_pretrained` of a base model with a PEFT adapter added to its weights, in float32 and then in `dtype`.
+
+  Raises:
+    UserError: as `load_pretrained`, or the adapter does not fit the base.
+  """
+  described = load_config_and_tokenizer(base)
+  added = peft.Adapter(adapter, described.config)
+
+  def add(path, layer, x):
+    x = added.added_to(path, layer, x).astype(DTYPES[dtype])
+    return {path: x} if finish is None else finish(path, layer, x)
+
+  loaded = load_pretrained(base, "float32", shardings, add, advance)
+  known = _describe_adapter(adapter, described, source or base)
+  return dataclasses.replace(loaded, **{name: value for name, value in vars(known).items()})
+
+
+def _describe_adapter(path: pathlib.Path, base: Description, source: str) -> Description:
+  """The base's description, with the adapter's own tokenizer where it has one."""
+  tokenizer = tokenizer_from_directory(path)
+  if tokenizer is None:
+    return dataclasses.replace(base, source=source)
+  return dataclasses.replace(base, source=source, tokenizer=tokenizer, tokenizer_files=path)
 
 
 def resolve(name_or_path: str, weights: bool = True) -> pathlib.Path:
@@ -176,9 +213,11 @@ def _embedded(name: str) -> pathlib.Path:
 def _describe_gguf(file: GgufFile, path: pathlib.Path, source: str) -> Description:
   config = gguf_models.config_from_gguf(file)
   tokenizer = tokenizer_from_gguf(file.metadata, file.where)
-  ends = (file.metadata.get(f"tokenizer.ggml.{key}") for key in ("eos_token_id", "eot_token_id"))
+  ends = [file.metadata.get(f"tokenizer.ggml.{key}") for key in ("eos_token_id", "eot_token_id")]
+  if not all(index is None or isinstance(index, int) for index in ends):
+    raise UserError(f"{file.where}: tokenizer.ggml.eos_token_id and eot_token_id are {ends}; whole numbers are needed")
   eos_ids = tuple(dict.fromkeys(index for index in ends if index is not None))
-  return _described(path, config, tokenizer, eos_ids, source)
+  return Description(config, tokenizer, eos_ids, source, path, path)
 
 
 def _describe_directory(path: pathlib.Path, source: str) -> Description:
@@ -192,18 +231,7 @@ def _describe_directory(path: pathlib.Path, source: str) -> Description:
   if eos is None and tokenizer is not None:
     eos = tokenizer.eos_token_id
   eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
-  return _described(path, config, tokenizer, eos_ids, source)
-
-
-def _described(
-  path: pathlib.Path, config: ModelConfig, tokenizer: Any, eos_ids: tuple[int, ...], source: str
-) -> Description:
-  if tokenizer is not None and len(tokenizer) > config.vocab_size:
-    raise UserError(
-      f"{path}: the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size} (vocab_size); "
-      "use the tokenizer that belongs to the model"
-    )
-  return Description(config, tokenizer, eos_ids, source, path)
+  return Description(config, tokenizer, eos_ids, source, path, path)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ PIECE_BYTES = 8 * 2**20  # of the target, read and sent at once
 _READERS = 2  # threads; each has a piece in hand
 
 Path = tuple[str, ...]
-Finish = Callable[[Path, jax.Array], dict[Path, jax.Array]]
+# (path, layer or None, parameter) -> what is kept in its place, by path. Of a stacked parameter one layer, [1, ...].
+Finish = Callable[[Path, int | None, jax.Array], dict[Path, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def assemble(
   weights: Weights,
   dtype: np.dtype,
   shardings: Any = None,
-  finish: Finish = lambda path, x: {path: x},
+  finish: Finish | None = None,
   advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Params:
   """Reads every parameter into the tree; each process reads the parts that its own devices hold.
@@ -45,7 +46,7 @@ def assemble(
     dtype: of the parameters.
     shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the tree
       of ShapeDtypeStruct and gives that tree.
-    finish: (path, parameter) -> what is kept in its place, by path; called before the next parameter is read.
+    finish: what becomes of each parameter, layer by layer: no more than one layer is held as it was read.
     advance: told how many tensors (or parts of fused ones) of how many are read.
   """
   grouped: dict[Path, list[Slot]] = {}
@@ -62,10 +63,26 @@ def assemble(
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
       else:
         sharding = functools.reduce(lambda tree, key: tree[key], path, shardings)
-      found |= finish(path, _parameter(weights.read, slots, shapes[path], dtype, sharding, pool))
+      if finish is None:
+        found[path] = _parameter(weights.read, slots, shapes[path], dtype, sharding, pool)
+      else:
+        for slot in slots:
+          alone = slot if slot.layer is None else dataclasses.replace(slot, layer=0)
+          x = _parameter(weights.read, [alone], _shape([alone]), dtype, sharding, pool)
+          for kept_path, kept in finish(path, slot.layer, x).items():
+            found[kept_path] = (
+              kept if slot.layer is None else _stacked(found.get(kept_path), kept, slot.layer, len(slots))
+            )
       done += len(slots)
       advance(done, len(weights.slots))
   return nested(found)
+
+
+def _stacked(stack: jax.Array | None, x: jax.Array, layer: int, layers: int) -> jax.Array:
+  """The stack of all layers with one layer written into it."""
+  if stack is None:
+    stack = jax.jit(lambda: jnp.zeros((layers, *x.shape[1:]), x.dtype), out_shardings=x.sharding)()
+  return _written(stack, x, np.array([layer] + [0] * (x.ndim - 1), np.int32))
 
 
 def nested(flat: dict[Path, Any]) -> dict[str, Any]:

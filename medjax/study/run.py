@@ -26,7 +26,7 @@ from medjax.data.loader import seen
 from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
 from medjax.evaluation.metrics import higher_is_better, score_texts
-from medjax.models.pretrained import Pretrained, load_pretrained
+from medjax.models.pretrained import Description, load_config_and_tokenizer, load_pretrained
 from medjax.study import compare, plan, recorded, report, report_html
 from medjax.study.plan import Run, run_config
 from medjax.tasks.baselines import BASELINES
@@ -61,7 +61,8 @@ def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
   stages = plan.stages(config, groups, workdir)
   for line in plan.describe(stages):
     plan.tell(line)
-  model = load_pretrained(config.model.path)
+  # Weights that adapters are added to are read by each run, as it stores them.
+  model = load_config_and_tokenizer(config.model.path) if config.lora.rank else load_pretrained(config.model.path)
   chosen: dict[tuple[str, int, str], Run] = {}
   with plan.Progress(stages, workdir) as progress:
     for number, candidates in enumerate(groups, start=1):
@@ -95,7 +96,7 @@ def _claim(config, workdir: pathlib.Path) -> None:
   files.write_json(path, wanted)
 
 
-def _choose(config, workdir, candidates: list[Run], start_from: Run | None, model: Pretrained, progress) -> Run:
+def _choose(config, workdir, candidates: list[Run], start_from: Run | None, model: Description, progress) -> Run:
   """Trains every candidate; the one with the best validation metrics, the first among equals."""
   best, best_value = candidates[0], -float("inf")
   for run in candidates:
@@ -120,7 +121,7 @@ def _selection_value(metrics: Mapping[str, Any]) -> float:
   return sum(signed) / len(signed)
 
 
-def _evaluate(config, workdir, run: Run, split: str, model: Pretrained) -> dict[str, Any]:
+def _evaluate(config, workdir, run: Run, split: str, model: Description) -> dict[str, Any]:
   """Metrics of a run on a split, computed once."""
   out = workdir / run.folder / "eval" / split
   if (out / "metrics.json").exists():
@@ -129,7 +130,7 @@ def _evaluate(config, workdir, run: Run, split: str, model: Pretrained) -> dict[
   return evaluate(run_config(config, run, workdir), checkpoint, split, out, model)
 
 
-def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Pretrained) -> dict[str, Any]:
+def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Description) -> dict[str, Any]:
   """study.json without `environment`: a function of the runs' files alone."""
   answers, targets, training = {}, {}, []
   for (task_name, seed, method), run in chosen.items():
@@ -178,7 +179,7 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model:
 
 
 def _baselines(
-  config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Pretrained
+  config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Description
 ) -> dict[compare.Key, compare.Answers]:
   """What needs no language model, fitted on the rows that the first seed's SFT read; nothing where there are none.
 
@@ -206,10 +207,11 @@ def _baselines(
   return answers
 
 
-def _rows_read(settings, task: Task, rows: list[Row], model: Pretrained) -> list[Row]:
+def _rows_read(settings, task: Task, rows: list[Row], model: Description) -> list[Row]:
   """The train rows that an SFT run came to, without those that it dropped as too long."""
   limits = chat.limits_of(settings, model.config.max_positions, settings.train.row_length)
-  groups, _ = chat.encode_all([task.example(row) for row in rows], chat.Encoder(model.tokenizer), limits)
+  encoder = chat.Encoder(model.tokenizer, model.config.vocab_size)
+  groups, _ = chat.encode_all([task.example(row) for row in rows], encoder, limits)
   by_id = {row.id: row for row in rows}
   return [by_id[groups[index].id] for index in seen(settings, len(groups))]
 

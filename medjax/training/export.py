@@ -28,8 +28,16 @@ SHARD_BYTES = 4 * 2**30
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 
 # Of a model's directory: its tokenizer as it is, how it generates, and what its licence says.
-_COPIED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*")
-_COPIED += ("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*")
+_COPIED = (
+  "tokenizer*",
+  "tekken.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template*",
+)
+_OF_MODEL = ("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 def export(
@@ -54,14 +62,16 @@ def export(
   described = _described(checkpoint)
   stored = stored_dtypes(described)
   policy = load_policy(checkpoint, _devices(described), _loaded_dtype(stored))
+  kept = {name: DTYPES[dtype] for name in stored} if dtype else stored
   with _aside(output) as folder:
+    # What is quick comes first, so that what cannot be written shows before the weights are.
+    (folder / "README.md").write_text(model_card.render(checkpoint, policy, output.name), encoding="utf-8")
     _write_tokenizer(described, folder)
-    kept = {name: DTYPES[dtype] for name in stored} if dtype else stored
-    _write_weights(policy, kept, folder, advance)
+    _copy(described.files, _OF_MODEL, folder)
     files.write_json(folder / "config.json", _config_json(described, kept))
     if not (folder / "generation_config.json").is_file():
       files.write_json(folder / "generation_config.json", _generation_json(described))
-    (folder / "README.md").write_text(model_card.render(checkpoint, policy, output.name), encoding="utf-8")
+    _write_weights(policy, kept, folder, advance)
 
 
 def export_adapter(checkpoint: str, output: pathlib.Path, base: str = "") -> None:
@@ -92,7 +102,7 @@ def export_adapter(checkpoint: str, output: pathlib.Path, base: str = "") -> Non
   tensors, config = peft.to_peft(jax.device_get(saved), lora, described.config, name, prefix)
   policy = LoadedPolicy({}, saved, lora, described=described, identity=identity)
   with _aside(output) as folder:
-    _write_tokenizer(described, folder, generation=False)
+    _write_tokenizer(described, folder)
     _save(tensors, folder / peft.TENSORS)
     files.write_json(folder / peft.CONFIG, config)
     card = model_card.render(checkpoint, policy, output.name, adapter_of=name)
@@ -115,8 +125,8 @@ def stored_dtypes(described: Description) -> dict[str, np.dtype]:
 
 def _described(checkpoint: str) -> Description:
   if not checkpoints.is_checkpoint(checkpoint):
-    return load_config_and_tokenizer(checkpoint)
-  return load_config_and_tokenizer(checkpoints.load_identity(checkpoint)["config"]["model"]["path"])
+    return load_config_and_tokenizer(checkpoint, weights=True)
+  return load_config_and_tokenizer(checkpoints.load_identity(checkpoint)["config"]["model"]["path"], weights=True)
 
 
 def _loaded_dtype(stored: dict[str, np.dtype]) -> str:
@@ -166,8 +176,8 @@ def _write_weights(policy: LoadedPolicy, stored: dict[str, np.dtype], folder: pa
     file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     tensors = {}
     for name in names:
-      rows = [slot.rows_of(_value(policy, slot)).astype(stored[name]) for slot in of_tensor[name]]
-      tensors[name] = np.ascontiguousarray(np.concatenate(rows) if len(rows) > 1 else rows[0])
+      rows = [slot.rows_of(_value(policy, slot)) for slot in of_tensor[name]]
+      tensors[name] = _cast(np.concatenate(rows) if len(rows) > 1 else rows[0], stored[name], name)
       done += 1
       advance(done, len(of_tensor))
     _save(tensors, folder / file)
@@ -182,6 +192,14 @@ def _write_weights(policy: LoadedPolicy, stored: dict[str, np.dtype], folder: pa
 def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
   save_file(tensors, path, metadata={"format": "pt"})
   path.chmod(path.parent.stat().st_mode & 0o666)  # the package makes files for the owner alone
+
+
+def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    cast = np.ascontiguousarray(values, dtype)
+  if dtype == np.float16 and not np.isfinite(cast).all() and np.isfinite(values).all():
+    raise UserError(f"tensor {name} has values beyond float16; export in bfloat16 or float32 (--dtype)")
+  return cast
 
 
 def _planned_shards(shapes: dict[str, tuple[int, ...]], stored: dict[str, np.dtype]) -> Iterator[list[str]]:
@@ -228,20 +246,26 @@ def _generation_json(described: Description) -> dict[str, Any]:
   return found
 
 
-def _write_tokenizer(described: Description, folder: pathlib.Path, generation: bool = True) -> None:
-  if described.files.is_dir():
-    for pattern in _COPIED:
-      for path in described.files.glob(pattern):
-        if path.is_file() and (generation or path.name != "generation_config.json"):
-          shutil.copyfile(path, folder / path.name)
+def _write_tokenizer(described: Description, folder: pathlib.Path) -> None:
+  if described.tokenizer_files.is_dir():
+    _copy(described.tokenizer_files, _COPIED, folder)
   elif described.tokenizer is not None:
     described.tokenizer.save_pretrained(folder)
 
 
+def _copy(source: pathlib.Path, patterns: tuple[str, ...], folder: pathlib.Path) -> None:
+  """Copies the files of a directory that match; nothing where it is none."""
+  for pattern in patterns:
+    for path in source.glob(pattern) if source.is_dir() else ():
+      if path.is_file():
+        shutil.copyfile(path, folder / path.name)
+
+
 def _base_name(trained_on: str, described: Description) -> str:
-  if not described.files.is_dir():
+  path = pathlib.Path(trained_on)
+  if not described.files.is_dir() or (path.is_dir() and peft.is_adapter(path)):
     raise UserError(
-      f"{trained_on} is no directory or hub id that PEFT could load; give the model that it was made from as --base"
+      f"{trained_on} is no model that PEFT could load; export it merged, or give the model it was made from as --base"
     )
   return str(pathlib.Path(trained_on).absolute()) if pathlib.Path(trained_on).is_dir() else trained_on
 

@@ -22,7 +22,7 @@ from medjax.data.loader import Plan, StepBatch, planned_steps
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models import lora as adapters
 from medjax.models import peft
-from medjax.models.pretrained import Pretrained, load_config_and_tokenizer
+from medjax.models.pretrained import Description, load_config_and_tokenizer
 from medjax.objectives import preference
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints, mesh, reference, state
@@ -47,13 +47,13 @@ class TrainResult:
   metrics: dict[str, float]
 
 
-def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> TrainResult:
+def train(config, workdir: pathlib.Path, model: Description | None = None) -> TrainResult:
   """Trains one stage; goes on from the last checkpoint in `workdir` where there is one.
 
   Args:
     config: a validated run config with `method` sft or dpo.
     workdir: gets `checkpoints/`, `metrics.jsonl`, `config.json` and TensorBoard events.
-    model: what `config.model.path` names, where it is loaded already.
+    model: what `config.model.path` names, where it is described or loaded already.
 
   Raises:
     UserError: the config, data or workdir cannot be used.
@@ -72,7 +72,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
   # ---- Data -----------------------------------------------------------------------------------------------------
   task = tasks.get(config.task) if config.task else None
   found = items.training_items(config, task)
-  encoder = chat.Encoder(described.tokenizer)
+  encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
   limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)
   groups, lengths = chat.encode_all(found["train"], encoder, limits)
   validation, _ = chat.encode_all(found["validation"], encoder, limits)
@@ -90,14 +90,14 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     saved = saver.identity(start) if start else None
     if start < steps and config.train.init_from:
       identity["init_from"] = _origin(config.train.init_from, identity)
-    if config.lora.rank:
+    if start < steps and config.lora.rank:
       identity["base"] = base_of(config)
-      _check_lora_base(config)
+      _check_adapters(config)
     _refuse_other_run(workdir, saved, identity)
     if start == steps:
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
-    policy = initial_policy(config, described, model, devices)
+    policy = initial_policy(config, described, devices)
     graph = policy.graph(described.config, config.model.dtype, config.model.attention, config.model.remat)
     identity["weights"] = reference.weights_fingerprint(policy.params)
     if policy.frozen is not None:
@@ -158,7 +158,7 @@ def train(config, workdir: pathlib.Path, model: Pretrained | None = None) -> Tra
     # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
     closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
     over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
-    ahead = _placed(plan.iterate(start), rates[start:], np.uint32(config.seed), over_rows, everywhere)
+    ahead = _placed(plan.iterate(start), rates[start:], np.uint32(config.seed % 2**32), over_rows, everywhere)
     pending = None
     for done, (item, arguments) in enumerate(ahead, start=start + 1):
       current, metrics = step_fn(current, frozen, live, *arguments)
@@ -272,10 +272,14 @@ class _StopRequest:
       signal.signal(signal.SIGTERM, self._previous)
 
 
-def _check_lora_base(config) -> None:
-  """Refuses the base below the adapters as the reference of a policy that does not start there."""
+def _check_adapters(config) -> None:
+  """Refuses settings of adapters that do not fit the policy's start, and says what a method does not read."""
+  if config.method == "dpo" and config.lora.dropout:
+    logging.info("lora.dropout is read by sft alone: dpo compares with a reference that has none")
   start = config.train.init_from
-  if config.preference.reference == "lora_base" and start and is_adapted(start):
+  if not start or not is_adapted(start):
+    return
+  if config.preference.reference == "lora_base":
     raise UserError(
       f"preference.reference = lora_base is the model below the adapters, but train.init_from = {start} starts above "
       "it; set it to precomputed, or to live, which keeps a second copy of the adapters only"
@@ -297,7 +301,7 @@ def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
 def _origin(path: str, identity: dict[str, Any]) -> dict[str, Any]:
   """Identity of the checkpoint that training starts from; UserError where it is of another model or tokenizer."""
   if peft.is_adapter(pathlib.Path(path)):
-    return {"peft": path}
+    return {"peft": path}  # the weights that it makes are in the identity by value
   origin = checkpoints.load_identity(path)
   kinds = ("model", "tokenizer")
   changed = checkpoints.differences({k: origin[k] for k in kinds}, {k: identity[k] for k in kinds})

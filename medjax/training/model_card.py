@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 import huggingface_hub.repocard
 import jinja2
+import yaml
 
 import medjax
 from medjax.models.gguf import GgufFile
@@ -79,7 +80,7 @@ def _licence(described: Description) -> dict[str, str]:
     card = described.files / "README.md"
     try:
       found = (huggingface_hub.repocard.metadata_load(card) or {}) if card.is_file() else {}
-    except ValueError:
+    except (ValueError, yaml.YAMLError):
       found = {}
   return {key: found[key] for key in keys if isinstance(found.get(key), str)}
 
@@ -113,11 +114,11 @@ def _training_metrics(checkpoint: str, step: int) -> list[tuple[str, str]]:
 
 def _evaluations(checkpoint: str) -> list[dict[str, Any]]:
   """Metrics that `medjax eval` wrote of this very checkpoint."""
-  located = checkpoints.locate(checkpoint)
+  located = checkpoints.locate(pathlib.Path(checkpoint).absolute())
   rows = []
   for file in sorted(located[0].parent.glob("eval/*/metrics.json")):
     found = json.loads(file.read_text(encoding="utf-8"))
-    if checkpoints.locate(found["checkpoint"]) != located:
+    if checkpoints.locate(pathlib.Path(found["checkpoint"]).absolute()) != located:
       continue
     for target, metrics in found["targets"].items():
       rows += [

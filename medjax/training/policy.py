@@ -17,8 +17,8 @@ from medjax.models import peft
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import build, init_params
 from medjax.models.lora import LoraConfig, Params
-from medjax.models.pretrained import Description, Pretrained, load_config_and_tokenizer, load_pretrained
-from medjax.models.quantize import quantize
+from medjax.models.pretrained import Description, Pretrained, load_adapted, load_config_and_tokenizer, load_pretrained
+from medjax.models.quantize import Quantized, quantize
 from medjax.models.sharding import KERNELS
 from medjax.models.streaming import Finish, nested
 from medjax.training import checkpoints, mesh
@@ -57,13 +57,12 @@ class Policy:
     return self.trainable if self.lora is None else adapters.merged(self.params, self.lora.scale)
 
 
-def initial_policy(config: Any, described: Description, model: Pretrained | None, devices: Mesh) -> Policy:
+def initial_policy(config: Any, described: Description, devices: Mesh) -> Policy:
   """The policy that a run starts with (which is its reference, too).
 
   Args:
     config: a validated run config.
-    described: what `config.model.path` names.
-    model: the same with its weights, where they are loaded already.
+    described: what `config.model.path` names; with its weights (`Pretrained`) where they are loaded already.
     devices: where parameters go.
 
   Raises:
@@ -73,13 +72,18 @@ def initial_policy(config: Any, described: Description, model: Pretrained | None
   if lora is None:
     if start and not peft.is_adapter(pathlib.Path(start)):
       return Policy(None, jax.tree.map(lambda x: x.astype(jnp.float32), load_policy(start, devices).merged))
-    base = start or config.model.path
-    if model is not None and not start:
-      copied = jax.tree.map(jnp.copy, mesh.place(model.params, mesh.parameter_shardings(model.params, devices)))
-      return Policy(None, copied)
-    return Policy(None, _pretrained(base, "float32", devices).params)
+    if start:
+      return Policy(None, _pretrained(config.model.path, "float32", devices, adapter=start).params)
+    if isinstance(described, Pretrained):
+      placed = mesh.place(described.params, mesh.parameter_shardings(described.params, devices))
+      return Policy(None, jax.tree.map(jnp.copy, placed))
+    return Policy(None, _pretrained(config.model.path, "float32", devices).params)
   kind, dtype = config.lora.quantize, config.model.dtype
-  frozen = base_weights(base_of(config), devices, dtype, kind, model)
+  if start and checkpoints.is_checkpoint(start):
+    _check_start(start, config)
+  frozen = base_weights(base_of(config), devices, dtype, kind, described)
+  if start and checkpoints.is_checkpoint(start):
+    _check_base(start, frozen, checkpoints.load_identity(start))
   if start and is_adapted(start):
     return Policy(frozen, _adapters_of(start, lora, described.config, devices), lora, kind)
   return Policy(frozen, new_adapters(described.config, lora, config.seed, devices), lora, kind)
@@ -99,7 +103,7 @@ def is_adapted(path: str) -> bool:
 
 
 def base_weights(
-  base: str, devices: Mesh | None, dtype: str, kind: str = "none", model: Pretrained | None = None
+  base: str, devices: Mesh | None, dtype: str, kind: str = "none", model: Description | None = None
 ) -> Params:
   """Frozen weights, quantized as they are read.
 
@@ -108,20 +112,29 @@ def base_weights(
     devices: where they go, None for the default device.
     dtype: of what is not quantized.
     kind: `none`, `int8` or `nf4`, of the kernels of the blocks.
-    model: what `base` names, where it is loaded already.
+    model: a model, used where it is what `base` names and has its weights.
   """
   if checkpoints.is_checkpoint(base):
     return frozen_weights(checkpoints.load_params(base, devices)[0], dtype, kind, devices)
-  if model is not None and model.source == base:
-    placed = mesh.place(model.params, mesh.parameter_shardings(model.params, devices))
-    return frozen_weights(placed, dtype, kind, devices)
-  return _pretrained(base, dtype, devices, functools.partial(_quantized, kind=kind, devices=devices)).params
+  if isinstance(model, Pretrained) and model.source == base:
+    return frozen_weights(_placed(model.params, devices), dtype, kind, devices)
+  if kind == "none":
+    return _pretrained(base, dtype, devices).params
+  return _pretrained(base, dtype, devices, lambda path, layer, x: _quantized(path, x, kind, devices)).params
 
 
-def _pretrained(name: str, dtype: str, devices: Mesh | None, finish: Finish = lambda path, x: {path: x}) -> Pretrained:
-  """`load_pretrained` over a mesh, behind a progress bar."""
+def _placed(params: Params, devices: Mesh | None) -> Params:
+  return params if devices is None else mesh.place(params, mesh.parameter_shardings(params, devices))
+
+
+def _pretrained(
+  name: str, dtype: str, devices: Mesh | None, finish: Finish | None = None, adapter: str = ""
+) -> Pretrained:
+  """`load_pretrained` over a mesh, behind a progress bar; with a PEFT adapter added where one is given."""
   shardings = None if devices is None else lambda p: mesh.parameter_shardings(p, devices)
   with progress(0, "weights") as bar:
+    if adapter:
+      return load_adapted(pathlib.Path(adapter), name, dtype, shardings, finish, advancing(bar))
     return load_pretrained(name, dtype, shardings, finish, advancing(bar))
 
 
@@ -138,14 +151,40 @@ def _quantized(path: tuple[str, ...], x: jax.Array, kind: str, devices: Mesh | N
   if kind == "none" or path[-1] != "kernel" or path[-2] not in KERNELS:
     return {path: x}
   axis = len(KERNELS[path[-2]][0])  # the last input axis, behind that of the layers
+  codes, scale = _quantize(x, axis, kind)
+  kept = {(*path[:-1], "codes"): codes, (*path[:-1], "block_scale"): scale}
+  places = None if devices is None else mesh.parameter_shardings(nested(kept), devices)
+  if places is None:
+    return kept
+  return {
+    path: jax.device_put(x, functools.reduce(lambda tree, key: tree[key], path, places)) for path, x in kept.items()
+  }
 
-  def make(x: jax.Array) -> Params:
-    kept = quantize(x, axis, kind)
-    return nested({(*path[:-1], "codes"): kept.codes, (*path[:-1], "block_scale"): kept.scale})
 
-  shardings = None if devices is None else mesh.parameter_shardings(jax.eval_shape(make, x), devices)
-  kept = jax.jit(make, out_shardings=shardings)(x)
-  return {tuple(key.key for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(kept)}
+@functools.partial(jax.jit, static_argnames=("axis", "kind"))
+def _quantize(x: jax.Array, axis: int, kind: str) -> Quantized:
+  """`quantize` of a stack, a layer at a time: in float32 one layer is held."""
+  return jax.lax.map(lambda layer: quantize(layer, axis - 1, kind), x)
+
+
+def _check_start(start: str, config: Any) -> None:
+  """Refuses adapters that were trained on the same weights stored in another way."""
+  identity = checkpoints.load_identity(start)
+  if "base" not in identity:
+    return
+  settings = identity["config"]
+  for section, key in (("model", "dtype"), ("lora", "quantize")):
+    if settings[section][key] != config[section][key]:
+      raise UserError(
+        f"train.init_from = {start} has adapters that were trained with {section}.{key} = {settings[section][key]}; "
+        f"set {section}.{key} to it, or export the run and start from the result as model.path"
+      )
+
+
+def _check_base(path: str, frozen: Params, identity: dict[str, Any]) -> None:
+  """Refuses base weights that are not those that adapters were trained on."""
+  if "base" in identity and weights_fingerprint(frozen) != identity["base_weights"]:
+    raise UserError(f"{path}: {identity['base']} does not hold the weights that these adapters were trained on")
 
 
 def _adapters_of(start: str, lora: LoraConfig, config: ModelConfig, devices: Mesh) -> Params:
@@ -190,8 +229,8 @@ class LoadedPolicy(Policy):
 def load_policy(
   path: str,
   devices: Mesh | None = None,
-  dtype: str = "float32",
-  model: Pretrained | None = None,
+  dtype: str = "",
+  model: Description | None = None,
   check: Callable[[ModelConfig], None] = lambda config: None,
 ) -> LoadedPolicy:
   """A checkpoint of `medjax train` (see `checkpoints.load_params`), or a model as `load_pretrained` names one.
@@ -199,20 +238,20 @@ def load_policy(
   Args:
     path: what to load.
     devices: where parameters go, None for the default device.
-    dtype: of a model's weights; a checkpoint has what it was trained with.
-    model: a model that is loaded already, used where it is what `path` names or is built on.
+    dtype: of a model's weights, and of those below adapters that are not quantized; empty: as they were trained with,
+      float32 for a model.
+    model: a model that is described or loaded already, used where it is what `path` names or is built on.
     check: called with the model's config before weights are read, to refuse it.
 
   Raises:
     UserError: nothing there, or the base weights are not those that the adapters were trained on.
   """
   if not checkpoints.is_checkpoint(path):
-    if model is not None and model.source == path:
+    if isinstance(model, Pretrained) and model.source == path:
       check(model.config)
-      placed = mesh.place(model.params, mesh.parameter_shardings(model.params, devices))
-      return LoadedPolicy(None, placed, described=model)
+      return LoadedPolicy(None, _placed(model.params, devices), described=model)
     check(load_config_and_tokenizer(path).config)
-    loaded = _pretrained(path, dtype, devices)
+    loaded = _pretrained(path, dtype or "float32", devices)
     return LoadedPolicy(None, loaded.params, described=loaded)
   identity = checkpoints.load_identity(path)
   settings = identity["config"]
@@ -222,8 +261,8 @@ def load_policy(
   saved = checkpoints.load_params(path, devices)[0]
   if "base" not in identity:
     return LoadedPolicy(None, saved, described=described, identity=identity)
-  frozen = base_weights(identity["base"], devices, settings["model"]["dtype"], settings["lora"]["quantize"], model)
-  if weights_fingerprint(frozen) != identity["base_weights"]:
-    raise UserError(f"{path}: {identity['base']} does not hold the weights that these adapters were trained on")
-  lora = checkpoints.lora_of(settings)
-  return LoadedPolicy(frozen, saved, lora, settings["lora"]["quantize"], described=described, identity=identity)
+  trained_dtype, kind = settings["model"]["dtype"], settings["lora"]["quantize"]
+  frozen = base_weights(identity["base"], devices, dtype if dtype and kind == "none" else trained_dtype, kind, model)
+  as_trained = jax.tree.map(lambda x: x.astype(trained_dtype) if x.dtype != trained_dtype else x, frozen)
+  _check_base(path, frozen if kind != "none" else as_trained, identity)
+  return LoadedPolicy(frozen, saved, checkpoints.lora_of(settings), kind, described=described, identity=identity)

@@ -98,10 +98,12 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
     return tree if frozen is None else join(frozen, tree)
 
   started = None if reference is None else whole(reference)
+  # The reference has no dropout: a policy with it would differ from its reference before it has learned anything.
+  drops = Adapters(key if objective.method == "sft" else None)
 
   def of_one(batch: Batch, index):
     def total(params):
-      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, Adapters(key).fold(index))
+      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index))
       return loss.total, (loss, metrics)
 
     return jax.grad(total, has_aux=True)(params)

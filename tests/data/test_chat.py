@@ -132,6 +132,16 @@ def test_empty_text_is_refused_with_the_row(prompt, answer):
     chat.Encoder(make_tokenizer()).segments([Example("e1", prompt, answer)])
 
 
+def test_a_tokenizer_may_know_more_than_the_model_until_a_text_needs_it():
+  """As that of Gemma 3 1B, whose last token stands for an image."""
+  tokenizer = make_tokenizer()
+  tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+  encoder = chat.Encoder(tokenizer, len(tokenizer) - 1)
+  assert encoder.segments([Example("a", (USER,), "Yes")])
+  with pytest.raises(UserError, match=r"a text has the token '<image>' \(id 260\), and the model has 260 tokens"):
+    encoder.segments([Example("a", "an <image>", "Yes")])
+
+
 def test_continuation_gets_no_space_of_its_own_from_a_sentencepiece_tokenizer():
   tokenizer = make_sentencepiece()
   encoder = chat.Encoder(tokenizer)

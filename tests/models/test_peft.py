@@ -72,6 +72,7 @@ def make_adapter(base: pathlib.Path, path: pathlib.Path, **settings) -> pathlib.
     {},
     {"use_rslora": True, "target_modules": r".*\.(o_proj|down_proj)"},
     {"target_modules": ["o_proj", "down_proj"], "rank_pattern": {"o_proj": 2}, "alpha_pattern": {"layers.1.mlp.*": 3}},
+    {"target_modules": ["o_proj", "down_proj"], "alpha_pattern": {r"^model\.(.*\.)?layers\.0\..*o_proj": 40}},
   ],
 )
 def test_an_adapter_of_peft_is_added_to_its_base(base, tmp_path, settings):
@@ -150,6 +151,7 @@ def edited(adapter: pathlib.Path, path: pathlib.Path, **changes) -> pathlib.Path
     ({"base_model_name_or_path": "absent"}, "base_model_name_or_path is missing"),
     ({"base_model_name_or_path": "/nowhere"}, "/nowhere: no such file or directory"),
     ({"lora_alpha": "x"}, "lora_alpha = 'x'; a number is needed"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
   ],
 )
 def test_settings_that_compute_something_else_are_refused(good, tmp_path, changes, message):

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import qwix
+import tiny
 
 from medjax.errors import UserError
+from medjax.models.pretrained import load_pretrained
 from medjax.models.quantize import NF4, dequantize, quantize, quantized_shapes
 from medjax.training import mesh
+from medjax.training.policy import base_weights, frozen_weights
 
 KERNEL = np.random.default_rng(0).standard_normal((2, 192, 3, 128)).astype(np.float32)
 
@@ -69,3 +72,16 @@ def test_cut_over_devices(kind):
     np.testing.assert_array_equal(got, wanted)
   text = jax.jit(lambda x: dequantize(quantize(x, 1, kind), 1)).lower(placed).compile().as_text()
   assert "all-gather" not in text, "no device needs another's part"
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_weights_quantized_layer_by_layer_as_they_are_read(tmp_path, kind):
+  """On a mesh, the same numbers as the whole model quantized at once, cut over the devices."""
+  tiny.write_model(tmp_path, hidden_size=128, intermediate_size=256)
+  devices = mesh.make_mesh({"data": 1, "fsdp": 4, "tensor": 2, "sequence": 1})
+  wanted = frozen_weights(load_pretrained(str(tmp_path)).params, "float32", kind, None)
+  got = base_weights(str(tmp_path), devices, "float32", kind)
+  assert jax.tree.structure(got) == jax.tree.structure(wanted)
+  jax.tree.map(np.testing.assert_array_equal, got, wanted)
+  codes = got["blocks"]["mlp"]["up"]["codes"]
+  assert codes.addressable_shards[0].data.size == codes.size // 8

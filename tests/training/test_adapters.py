@@ -193,3 +193,55 @@ def test_other_base_weights_are_refused(home, tmp_path):
   tiny.write_model(tmp_path / "model", seed=1)
   with pytest.raises(UserError, match="does not hold the weights that these adapters were trained on"):
     medjax.load(str(tmp_path / "run"))
+
+
+def test_dpo_from_adapters_with_dropout_starts_at_its_reference(home, sft, tmp_path):
+  """Dropout in the policy alone would make it another model than its reference from the first step."""
+  settings = lora(home, "dpo", train__init_from=str(sft), preference__reference="live")
+  train(tmp_path / "plain", settings)
+  train(tmp_path / "dropped", settings | {"lora.dropout": 0.5})
+  assert curve(tmp_path / "dropped") == curve(tmp_path / "plain")
+
+
+def test_adapters_go_on_from_the_very_weights_they_were_trained_on(home, sft, tmp_path):
+  settings = lora(home, "dpo", train__init_from=str(sft))
+  with pytest.raises(UserError, match=r"trained with lora\.quantize = none; set lora\.quantize to it"):
+    train(tmp_path / "quantized", settings | {"lora.quantize": "int8"})
+  with pytest.raises(UserError, match=r"trained with model\.dtype = float32; set model\.dtype to it"):
+    train(tmp_path / "halved", settings | {"model.dtype": "bfloat16"})
+  shutil.copytree(home / "model", tmp_path / "model")
+  here = {"model.path": str(tmp_path / "model")}
+  train(tmp_path / "sft", lora(home) | here)
+  tiny.write_model(tmp_path / "model", seed=1)
+  with pytest.raises(UserError, match="does not hold the weights that these adapters were trained on"):
+    train(tmp_path / "dpo", lora(home, "dpo", train__init_from=str(tmp_path / "sft")) | here)
+
+
+def test_an_adapter_of_peft_is_put_on_the_model_that_is_asked_for(home, sft, tmp_path):
+  """Its own base may have moved; all weights or adapters are trained from the same start."""
+  export_adapter(str(sft), tmp_path / "adapter")
+  config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+  (tmp_path / "adapter" / "adapter_config.json").write_text(
+    json.dumps(config | {"base_model_name_or_path": "/elsewhere"})
+  )
+  train(tmp_path / "whole", overrides(home, train__init_from=str(tmp_path / "adapter")))
+  train(tmp_path / "adapted", lora(home, train__init_from=str(tmp_path / "adapter")))
+  first = [lines(tmp_path / name)[0]["loss"] for name in ("whole", "adapted")]
+  assert first[0] == pytest.approx(first[1], abs=1e-5)
+  assert first[0] < 0.9 * lines(sft)[0]["loss"]
+
+
+def test_an_adapter_below_adapters_is_not_lost(home, sft, tmp_path):
+  export_adapter(str(sft), tmp_path / "adapter")
+  train(tmp_path / "run", lora(home) | {"model.path": str(tmp_path / "adapter")})
+  with pytest.raises(UserError, match="export it merged, or give the model it was made from as --base"):
+    export_adapter(str(tmp_path / "run"), tmp_path / "out")
+  export(str(tmp_path / "run"), tmp_path / "merged")
+  np.testing.assert_allclose(
+    *(medjax.load(str(tmp_path / name)).logp(PROMPTS, ANSWERS) for name in ("run", "merged")), rtol=0, atol=1e-4
+  )
+
+
+def test_a_seed_beyond_32_bits(home, tmp_path):
+  train(tmp_path / "run", lora(home, train__steps=2, lora__dropout=0.1, seed=2**40 + 3))
+  assert len(lines(tmp_path / "run")) == 2

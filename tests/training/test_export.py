@@ -9,6 +9,7 @@ import torch
 import transformers
 import yaml
 from runs import overrides, train
+from safetensors.numpy import load_file, save_file
 
 import medjax
 from medjax.cli.main import main
@@ -44,6 +45,25 @@ def test_a_trained_run(home, run, tmp_path):
     assert expected in card, expected
   assert "licence is `meta`" in card and "Not a medical device" in card
   assert str(home) not in card, "no paths of this machine"
+
+
+def test_odd_front_matter_of_the_base_is_left_out(home, run, tmp_path):
+  card = home / "model" / "README.md"
+  card.write_text("---\nlicense: [unclosed\n---\nBase.")
+  export(str(run), tmp_path / "out")
+  assert "license" not in yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
+  card.unlink()
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+  tiny.write_model(tmp_path / "model", seed=1)
+  path = tmp_path / "model" / "model.safetensors"
+  tensors = load_file(path)
+  tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1e6
+  save_file(tensors, path, {"format": "pt"})
+  with pytest.raises(UserError, match=r"tensor model\.norm\.weight has values beyond float16; export in bfloat16"):
+    export(str(tmp_path / "model"), tmp_path / "out", "float16")
+  assert not (tmp_path / "out").exists()
 
 
 def test_evaluations_of_this_checkpoint_are_on_the_card(run, tmp_path):
