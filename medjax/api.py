@@ -16,12 +16,12 @@ from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
 from medjax.errors import UserError
 from medjax.evaluation import decode
-from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Decoder, Params, bind, build, head_matrix
 from medjax.models.layers import soft_capped
 from medjax.models.lora import LoraConfig
 from medjax.models.pretrained import DTYPES
+from medjax.models.views import Layout
 from medjax.objectives.scoring import score
 from medjax.training.policy import load_policy
 

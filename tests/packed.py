@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from medjax.data.examples import Segments
 from medjax.data.packing import Batch, RowShape, assign_rows, fill_rows
-from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import abstract_params, bind, build, head_matrix
+from medjax.models.views import Layout
 
 # Every size divides by 8 where a mesh may cut it.
 CONFIG = ModelConfig(64, 16, 2, 4, 2, 4, 32, max_positions=64)

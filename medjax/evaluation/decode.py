@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from medjax.arrays import Array
 from medjax.errors import UserError
-from medjax.models.attention import Layout
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
 from medjax.models.layers import soft_capped
+from medjax.models.views import Layout
 
 
 class Progress(NamedTuple):

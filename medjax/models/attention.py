@@ -1,63 +1,35 @@
-"""Attention over packed rows: one mask rule, one function, grouped-query heads."""
+"""Attention over packed rows: one function, kernels behind it, grouped-query heads."""
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 from flax import nnx
-from jaxtyping import Bool, Float, Int
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 
 from medjax.arrays import Array
 from medjax.errors import UserError
+from medjax.models import blockwise
 from medjax.models.config import ModelConfig
 from medjax.models.layers import Linear, RMSNorm, keep, soft_capped
 from medjax.models.lora import Adapters, LoraConfig
 from medjax.models.rope import Tables, apply_rope
-from medjax.models.sharding import constrain
+from medjax.models.sharding import BATCH, constrain
+from medjax.models.views import Layout, View, visible
 
 IMPLEMENTATIONS = ("auto", "xla")
 
 
-class Layout(NamedTuple):
-  """What each token of a row is, all int32 [B, T].
-
-  Attributes:
-    positions: restart at 0 with a segment, and at the prompt's end with each branch.
-    segments: number of the example in the row, from 1; 0 is padding.
-    branches: 0 for the prompt, from 1 for the completions that continue it.
-  """
-
-  positions: Int[Array, "B T"]
-  segments: Int[Array, "B T"]
-  branches: Int[Array, "B T"]
-
-  @classmethod
-  def plain(cls, mask_BT: Int[Array, "B T"]) -> "Layout":
-    """One sequence a row, padded on either side; `mask` is 1 at real tokens."""
-    mask_BT = mask_BT.astype(jnp.int32)
-    return cls(jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0), mask_BT, jnp.zeros_like(mask_BT))
-
-
-def visible(queries: Layout, keys: Layout, window: int | None) -> Bool[Array, "B T C"]:
-  """The mask rule: same segment, prompt or own branch, not after the query, less than `window` positions back.
-
-  Padding sees padding only, so that no row of the softmax is empty.
-  """
-  back_BTC = queries.positions[:, :, None] - keys.positions[:, None, :]
-  same_segment_BTC = queries.segments[:, :, None] == keys.segments[:, None, :]
-  in_branch_BTC = (keys.branches[:, None, :] == 0) | (keys.branches[:, None, :] == queries.branches[:, :, None])
-  visible_BTC = same_segment_BTC & in_branch_BTC & (back_BTC >= 0)
-  return visible_BTC if window is None else visible_BTC & (back_BTC < window)
-
-
 @functools.cache
-def check_implementation(name: str) -> str:
-  """The implementation that `name` stands for, logged once; UserError where there is none of that name."""
+def choose_implementation(name: str) -> str:
+  """The implementation that `name` stands for on this backend, logged once; UserError where it cannot run here."""
   if name not in IMPLEMENTATIONS:
     raise UserError(f"model.attention is {name!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-  logging.info("attention: xla (dense, float32 softmax)")
+  logging.info("attention: xla (blocks of %d, float32 softmax)", blockwise.BLOCK)
   return "xla"
 
 
@@ -65,9 +37,10 @@ def attend(
   q_BTHE: Float[Array, "B T H E"],
   k_BKEC: Float[Array, "B K E C"],
   v_BKCE: Float[Array, "B K C E"],
-  visible_BTC: Bool[Array, "B T C"],
+  view: View,
   scale: float,
   softcap: float | None = None,
+  implementation: str = "xla",
 ) -> Float[Array, "B T H E"]:
   """Softmax attention, scores in float32; each kv head serves H / K query heads (Ainslie et al., arXiv 2305.13245).
 
@@ -75,32 +48,114 @@ def attend(
     q_BTHE: queries.
     k_BKEC: keys, transposed as a cache keeps them.
     v_BKCE: values.
-    visible_BTC: which keys a query sees.
+    view: which keys a query sees.
     scale: what scores are multiplied by.
     softcap: of the scores, see `soft_capped`.
+    implementation: of `choose_implementation`; a single query is always attended densely.
+
+  Returns:
+    What it is for queries that see nothing (padding) is finite and without meaning.
   """
+  # Queries stay where their tokens are; keys and values of all tokens come to them.
+  q_BTHE = constrain(q_BTHE, "BTHE")
+  k_BKEC, v_BKCE = constrain(k_BKEC, "BK--"), constrain(v_BKCE, "BK--")
+  if q_BTHE.shape[1] == 1:
+    return _dense(q_BTHE, k_BKEC, v_BKCE, visible(view.queries, view.keys, view.window), scale, softcap)
+  return _in_blocks(keep(q_BTHE), keep(k_BKEC), keep(v_BKCE), view, scale, softcap, _KERNELS[implementation])
+
+
+def _dense(q_BTHE, k_BKEC, v_BKCE, visible_BTC, scale, softcap):
   B, T, H, E = q_BTHE.shape
   K, C = k_BKEC.shape[1], k_BKEC.shape[3]
   G = H // K
-  # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul. With
-  # the axes left to the compiler, forward and backward took twice as long on a CPU.
-  # Keys come transposed: scores are rows times columns, which a CPU decodes with faster.
-  # Queries stay where their tokens are; keys and values of all tokens come to them.
+  # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul, of rows
+  # with columns, which a CPU decodes with faster.
   q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, E)
-  q_BKME = keep(constrain(q_BKME, "BKT-"))
-  k_BKEC, v_BKCE = keep(constrain(k_BKEC, "BK--")), keep(constrain(v_BKCE, "BK--"))
   scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * scale
   scores_BKMC = soft_capped(scores_BKMC, softcap)
   scores_BKTGC = jnp.where(visible_BTC[:, None, :, None], scores_BKMC.reshape(B, K, T, G, C), -1e30)
-  weights_BKMC = keep(jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BKCE.dtype).reshape(B, K, T * G, C))
+  weights_BKMC = jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BKCE.dtype).reshape(B, K, T * G, C)
   out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
-  return keep(out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E))
+  return out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _in_blocks(q_BTHE, k_BKEC, v_BKCE, view, scale, softcap, kernel):
+  return _in_blocks_forward(q_BTHE, k_BKEC, v_BKCE, view, scale, softcap, kernel)[0]
+
+
+def _in_blocks_forward(q_BTHE, k_BKEC, v_BKCE, view, scale, softcap, kernel):
+  places = _Places(q_BTHE, k_BKEC)
+
+  def run(q_BTHE, k_BKEC, v_BKCE, view):
+    return kernel.forward(q_BTHE, k_BKEC, v_BKCE, places.local(view), scale, softcap)
+
+  inputs = places.queries, places.keys, places.keys, places.view
+  out_BTHE, lse_BTH = places.mapped(run, inputs, (places.queries, places.queries))(q_BTHE, k_BKEC, v_BKCE, view)
+  out_BTHE, lse_BTH = keep(out_BTHE), keep(lse_BTH)
+  return out_BTHE, (q_BTHE, k_BKEC, v_BKCE, view, out_BTHE, lse_BTH)
+
+
+def _in_blocks_backward(scale, softcap, kernel, residuals, gradient_BTHE):
+  q_BTHE, k_BKEC, v_BKCE, view, out_BTHE, lse_BTH = residuals
+  places = _Places(q_BTHE, k_BKEC)
+
+  def run(q_BTHE, k_BKEC, v_BKCE, view, out_BTHE, lse_BTH, gradient_BTHE):
+    own = places.local(view)
+    found = kernel.backward(q_BTHE, k_BKEC, v_BKCE, own, scale, softcap, out_BTHE, lse_BTH, gradient_BTHE)
+    q_gradient_BTHE, *of_keys = found
+    if places.split:
+      of_keys = jax.lax.psum(of_keys, "sequence")
+    return q_gradient_BTHE, of_keys[0].astype(k_BKEC.dtype), of_keys[1].astype(v_BKCE.dtype)
+
+  inputs = places.queries, places.keys, places.keys, places.view, *(places.queries,) * 3
+  outputs = places.queries, places.keys, places.keys
+  return *places.mapped(run, inputs, outputs)(*residuals, gradient_BTHE), None
+
+
+_in_blocks.defvjp(_in_blocks_forward, _in_blocks_backward)
+
+
+class _Places:
+  """Where the arrays of attention are on the mesh in use, so that each device runs a kernel on its own part."""
+
+  def __init__(self, q_BTHE, k_BKEC):
+    self._mesh = mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+      self.split, self.queries, self.keys, self.view = False, None, None, None
+      return
+    (B, T), K = q_BTHE.shape[:2], k_BKEC.shape[1]
+    rows = BATCH if B % math.prod(mesh.shape[axis] for axis in BATCH) == 0 else None
+    heads = "tensor" if K % mesh.shape["tensor"] == 0 else None
+    self.split = mesh.shape["sequence"] > 1 and T % mesh.shape["sequence"] == 0
+    tokens = "sequence" if self.split else None
+    self.queries, self.keys = P(rows, tokens, heads), P(rows, heads)
+    own, all_ = (Layout(*(P(rows, place),) * 3) for place in (tokens, None))
+    self.view = View(own, all_, P(rows, tokens), P(), P())
+
+  def mapped(self, function, inputs, outputs):
+    """`function` on each device's part; itself outside a mesh."""
+    if self._mesh.empty:
+      return function
+    return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+  def local(self, view: View) -> View:
+    """The view of a device's own queries."""
+    if not self.split:
+      return view
+    return view._replace(start=view.start + jax.lax.axis_index("sequence") * view.first_BT.shape[1])
+
+
+_KERNELS = {"xla": blockwise}
 
 
 class Attention(nnx.Module):
   """Rotary grouped-query attention with an optional key-value cache."""
 
-  def __init__(self, config: ModelConfig, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
+  def __init__(
+    self, config: ModelConfig, implementation: str, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs
+  ):
+    self.implementation = implementation
     self.q, self.k, self.v = (
       Linear(name, config, config.qkv_bias, lora, quantize, rngs=rngs) for name in ("q", "k", "v")
     )
@@ -112,20 +167,15 @@ class Attention(nnx.Module):
     self.softcap = config.attention_softcap
 
   def __call__(
-    self,
-    x_BTD: Float[Array, "B T D"],
-    tables: Tables,
-    visible_BTC: Bool[Array, "B T C"],
-    store,
-    adapters: Adapters | None,
-  ):
+    self, x_BTD: Float[Array, "B T D"], tables: Tables, view: View, store, adapters: Adapters | None
+  ) -> tuple[Float[Array, "B T D"], Any]:
     """Attends; `store(k_BKET, v_BKTE)` gives the keys and values to look at, and what to carry on."""
     q_BTHE = constrain(self.q(x_BTD, adapters), "BTHE")
     k_BTKE = constrain(self.k(x_BTD, adapters), "BTKE")
     v_BTKE = constrain(self.v(x_BTD, adapters), "BTKE")
     if hasattr(self, "q_norm"):
       q_BTHE, k_BTKE = self.q_norm(keep(q_BTHE)), self.k_norm(keep(k_BTKE))
-    k_BTKE = apply_rope(k_BTKE, tables)
+    q_BTHE, k_BTKE = apply_rope(q_BTHE, tables), apply_rope(k_BTKE, tables)
     k_BKEC, v_BKCE, carry = store(k_BTKE.transpose(0, 2, 3, 1), v_BTKE.transpose(0, 2, 1, 3))
-    out_BTHE = attend(apply_rope(q_BTHE, tables), k_BKEC, v_BKCE, visible_BTC, self.scale, self.softcap)
+    out_BTHE = attend(q_BTHE, k_BKEC, v_BKCE, view, self.scale, self.softcap, self.implementation)
     return self.o(constrain(out_BTHE, "BTHE"), adapters), carry

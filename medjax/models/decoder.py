@@ -8,12 +8,13 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from medjax.arrays import Array
-from medjax.models.attention import Attention, Layout, check_implementation, visible
+from medjax.models.attention import Attention, choose_implementation
 from medjax.models.config import SLIDING, ModelConfig
 from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal
 from medjax.models.lora import Adapters, LoraConfig, Params
 from medjax.models.rope import needs_extents, rope_tables, sequence_extents
 from medjax.models.sharding import constrain, look_up
+from medjax.models.views import NO_WINDOW, Layout, View, view
 
 _POLICIES = {
   "products": jax.checkpoint_policies.save_only_these_names(KEPT),
@@ -48,18 +49,18 @@ def empty_cache(config: ModelConfig, positions: int, extents_B1: Int[Array, "B 1
 class Block(nnx.Module):
   """Attention and feed-forward layer, each on a norm and added to the stream."""
 
-  def __init__(self, config: ModelConfig, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig, attention: str, lora: LoraConfig | None, quantize: str, *, rngs: nnx.Rngs):
     def norm() -> RMSNorm:
       return RMSNorm(config.width, config.norm_eps, config.offset_norms)
 
     self.attention_norm, self.mlp_norm = norm(), norm()
     if config.post_norms:
       self.attention_post_norm, self.mlp_post_norm = norm(), norm()
-    self.attention = Attention(config, lora, quantize, rngs=rngs)
+    self.attention = Attention(config, attention, lora, quantize, rngs=rngs)
     self.mlp = MLP(config, lora, quantize, rngs=rngs)
 
-  def __call__(self, x_BTD, tables, visible_BTC, store, adapters):
-    added_BTD, carry = self.attention(self.attention_norm(x_BTD), tables, visible_BTC, store, adapters)
+  def __call__(self, x_BTD, tables, view: View, store, adapters):
+    added_BTD, carry = self.attention(self.attention_norm(x_BTD), tables, view, store, adapters)
     if hasattr(self, "attention_post_norm"):
       added_BTD = self.attention_post_norm(keep(added_BTD))
     x_BTD = keep(constrain(x_BTD + added_BTD, "BTD"))
@@ -104,12 +105,14 @@ class Decoder(nnx.Module):
     *,
     rngs: nnx.Rngs,
   ):
-    check_implementation(attention)
+    attention = choose_implementation(attention)
     self.config = config
     self.dtype = dtype
     self.remat = remat
     self.embed = Table("embedding", config, rngs=rngs)
-    self.blocks = nnx.vmap(lambda rngs: Block(config, lora, quantize, rngs=rngs))(rngs.fork(split=config.num_layers))
+    self.blocks = nnx.vmap(lambda rngs: Block(config, attention, lora, quantize, rngs=rngs))(
+      rngs.fork(split=config.num_layers)
+    )
     self.final_norm = RMSNorm(config.width, config.norm_eps, config.offset_norms)
     if not config.tied_head:
       self.head = Table("kernel", config, rngs=rngs)
@@ -125,7 +128,7 @@ class Decoder(nnx.Module):
       adapters: how low-rank adapters are run; None: not at all, which gives the base model.
     """
     extents_BT = sequence_extents(layout.positions, layout.segments) if needs_extents(self.config) else None
-    views = self._views(layout, layout, extents_BT)
+    views = self._views(layout, layout, jnp.int32(0), extents_BT)
     return self._run(tokens_BT, views, lambda layer, carry, k, v: (k, v, carry), (), adapters)[0]
 
   def extend(
@@ -141,22 +144,27 @@ class Decoder(nnx.Module):
       carry = tuple(jax.lax.dynamic_update_slice(old, x[None], at) for old, (x, at) in zip(carry, new, strict=True))
       return *(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry), carry
 
-    views = self._views(layout, written, cache.extents_B1)
+    views = self._views(layout, written, start, cache.extents_B1)
     hidden_BTD, (k, v) = self._run(tokens_BT, views, store, (cache.k_LBKEC, cache.v_LBKCE), Adapters())
     return hidden_BTD, Cache(k, v, written, cache.extents_B1)
 
-  def _views(self, queries: Layout, keys: Layout, extents_BT):
-    """(kind -> rotary tables and what is visible, the kind of each layer): kinds are counted as they first occur."""
+  def _views(self, queries: Layout, keys: Layout, start: Int[Array, ""], extents_BT):
+    """(kind -> rotary tables and view, the kind of each layer): kinds are counted as they first occur."""
     kinds = tuple(dict.fromkeys(self.config.layer_kinds))
+    shared = view(queries, keys, start, jnp.int32(NO_WINDOW))
 
-    def view(kind: str):
-      window = self.config.sliding_window if kind == SLIDING else None
-      return rope_tables(queries.positions, extents_BT, self.config, kind), visible(queries, keys, window)
+    def of_kind(kind: str):
+      window = self.config.sliding_window if kind == SLIDING else NO_WINDOW
+      return rope_tables(queries.positions, extents_BT, self.config, kind), jnp.int32(window)
 
-    views = [view(kind) for kind in kinds]
-    stacked = jax.tree.map(lambda *of_kinds: jnp.stack(of_kinds), *views)
+    stacked = jax.tree.map(lambda *of_kinds: jnp.stack(of_kinds), *map(of_kind, kinds))
     kinds_L = jnp.array([kinds.index(kind) for kind in self.config.layer_kinds])
-    return (lambda kind: views[0] if len(kinds) == 1 else jax.tree.map(lambda x: x[kind], stacked)), kinds_L
+
+    def view_of(kind):
+      tables, window = jax.tree.map(lambda x: x[0 if len(kinds) == 1 else kind], stacked)
+      return tables, shared._replace(window=window)
+
+    return view_of, kinds_L
 
   def _run(self, tokens_BT, views, store, carry, adapters):
     view_of, kinds_L = views
@@ -168,10 +176,10 @@ class Decoder(nnx.Module):
     def body(stream, layer_kind_params):
       x_BTD, carry = stream
       layer, kind, params = layer_kind_params
-      tables, visible_BTC = view_of(kind)
+      tables, seen = view_of(kind)
       of_layer = None if adapters is None else adapters.fold(layer)
       block = nnx.merge(graph, params)
-      return block(x_BTD, tables, visible_BTC, lambda k, v: store(layer, carry, k, v), of_layer), None
+      return block(x_BTD, tables, seen, lambda k, v: store(layer, carry, k, v), of_layer), None
 
     if self.remat != "none":
       body = jax.checkpoint(body, prevent_cse=False, policy=_POLICIES[self.remat])

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 
 from medjax.arrays import Array
 from medjax.data.packing import Batch
-from medjax.models.attention import Layout
 from medjax.models.decoder import Params, bind, head_matrix
 from medjax.models.layers import soft_capped
 from medjax.models.lora import Adapters
 from medjax.models.sharding import gather, send_home
+from medjax.models.views import Layout
 
 CHUNK = 8192  # vocabulary entries projected at a time
 

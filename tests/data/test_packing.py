@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from medjax.data import packing
 from medjax.data.examples import Segments
 from medjax.errors import UserError
-from medjax.models.attention import Layout
 from medjax.models.decoder import bind
+from medjax.models.views import Layout
 
 
 @functools.cache

@@ -12,10 +12,10 @@ import reference_models as reference
 from named import by_tensor
 
 import medjax
-from medjax.models.attention import Layout
 from medjax.models.decoder import bind, build, head_matrix
 from medjax.models.layers import soft_capped
 from medjax.models.pretrained import load_pretrained
+from medjax.models.views import Layout
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 

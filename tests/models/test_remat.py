@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 
-from medjax.models.attention import Layout
 from medjax.models.decoder import bind, build
+from medjax.models.views import Layout
 
 CONFIG = dataclasses.replace(packed.CONFIG, num_layers=6)
 

@@ -10,8 +10,8 @@ import packed
 import pytest
 
 from medjax.errors import UserError
-from medjax.models.attention import Layout
 from medjax.models.decoder import bind, empty_cache
+from medjax.models.views import Layout
 from medjax.training import mesh, state
 from medjax.training.optimizer import make_optimizer
 from medjax.training.step import Objective, jitted_step
