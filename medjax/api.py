@@ -146,7 +146,7 @@ class Model:
         raise UserError(
           f"prompt {group.id} and its completion exceed the context of {self.config.max_positions} tokens"
         )
-    scores = score(self.graph, self.params, groups, 256, 8)
+    scores = score(self.graph, self.params, groups, 2048, 1)
     return np.array([each[0] for each in scores], np.float32)
 
   def _segments(self, index: int, prompt, completion, add_eos: bool) -> Segments:

@@ -61,8 +61,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.train.steps = 0  # optimizer steps; 0: train.epochs decides
   config.train.epochs = 1.0
   config.train.batch_size = 8  # examples or pairs of an optimizer step, over all devices
-  config.train.row_length = 256  # tokens of a packed row
-  config.train.microbatch_rows = 0  # rows computed at once; 0: all rows of a step
+  config.train.row_length = 2048  # most tokens of a packed row
+  config.train.microbatch_rows = 0  # rows computed at once, over all devices; 0: one on each device
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "adamw"
@@ -93,7 +93,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every = 0  # steps; 0: not during training
   config.evaluation.split = "validation"
-  config.evaluation.batch_size = 16
+  config.evaluation.batch_size = 16  # prompts decoded at once
 
   config.study = ml_collections.ConfigDict()
   config.study.methods = METHODS

@@ -16,7 +16,7 @@ from medjax.models.views import Layout
 # Every size divides by 8 where a mesh may cut it.
 CONFIG = ModelConfig(64, 16, 2, 4, 2, 4, 32, max_positions=64)
 WINDOW = ModelConfig(64, 16, 2, 4, 2, 4, 32, max_positions=64, sliding_window=4, tied_head=True, family="mistral")
-SHAPE = RowShape(tokens=40, scored=16, sequences=8)
+SHAPE = RowShape(tokens=40, scored=48, sequences=8)
 ROWS = 4  # hold any list of four groups
 LONGEST = 12 + 6  # tokens of a prompt and a completion
 
@@ -58,7 +58,7 @@ def random_groups(count: int, branches: int, seed: int = 0, longest: int = 12) -
 
 def pack(members: list[Segments], shape: RowShape = SHAPE, rows: int = ROWS) -> Batch:
   """Groups packed into rows; `Batch.example` counts them from 0."""
-  return fill_rows(members, range(len(members)), assign_rows(members, shape), shape, rows)
+  return fill_rows(members, range(len(members)), assign_rows(members, shape.tokens), shape, rows)
 
 
 def one_by_one(members: list[Segments], shape: RowShape = SHAPE, rows: int = ROWS) -> Batch:

@@ -17,15 +17,15 @@ thresholds, trains twice as long on twice the rows, and tests on 120.
 from medjax.config import base_config
 from medjax.errors import UserError
 
-# Task -> SFT: examples a step, steps, learning rate, row length; DPO: row length. A row holds a half step.
+# Task -> SFT: examples a step, steps, learning rate.
 _TASKS = {
-  "text_classification": (4, 26, 1e-4, 288, 288),
-  "numeric_classification": (6, 42, 2e-4, 256, 176),
-  "clinical_reasoning": (4, 24, 2e-4, 352, 416),
-  "summarization": (4, 20, 2e-4, 368, 432),
-  "triage": (6, 30, 2e-4, 320, 240),
+  "text_classification": (4, 26, 1e-4),
+  "numeric_classification": (6, 42, 2e-4),
+  "clinical_reasoning": (4, 24, 2e-4),
+  "summarization": (4, 20, 2e-4),
+  "triage": (6, 30, 2e-4),
 }
-_MORE_TASKS = {"laboratory_thresholds": (4, 40, 2e-4, 304, 304)}
+_MORE_TASKS = {"laboratory_thresholds": (4, 40, 2e-4)}
 _TEST_ROWS = {"quick": 60, "full": 120}
 _LONGER = {"quick": 1, "full": 2}
 _PAIRS = {"quick": 16, "full": 60}
@@ -39,14 +39,13 @@ def get_config(size="quick"):
   config.data.validation_rows = 60
   config.data.test_rows = _TEST_ROWS[size]
   config.train.batch_size = 4
-  config.train.microbatch_rows = 2
   config.optimizer.warmup_steps = 5
   config.evaluation.batch_size = 2
   config.study.tasks = tuple(chosen)
   config.study.grid = {}
-  for task, (batch, steps, rate, row_length, pair_row_length) in chosen.items():
-    sft = {"train.batch_size": batch, "train.steps": _LONGER[size] * steps, "train.row_length": row_length}
-    dpo = {"data.train_rows": _PAIRS[size], "optimizer.warmup_steps": 1, "train.row_length": pair_row_length}
+  for task, (batch, steps, rate) in chosen.items():
+    sft = {"train.batch_size": batch, "train.steps": _LONGER[size] * steps}
+    dpo = {"data.train_rows": _PAIRS[size], "optimizer.warmup_steps": 1}
     config.study.grid[f"{task}/sft"] = ({**sft, "optimizer.learning_rate": rate},)
     config.study.grid[f"{task}/dpo"] = ({**dpo, "optimizer.learning_rate": 5e-6},)
   return config

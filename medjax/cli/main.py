@@ -73,8 +73,11 @@ def _run(argv: Sequence[str]) -> None:
     near = difflib.get_close_matches(name.lstrip("-"), VERBS, 1)
     hint = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(VERBS)}"
     raise UserError(f"unknown {'flag' if name.startswith('-') else 'verb'} {name!r}; {hint}")
-  verb = _verb(name)
-  arguments = verbs.parse(name, verb, argv[1:])
+  verb, rest = _verb(name), argv[1:]
+  more = _more(name)
+  if rest and rest[0] in more:
+    name, verb, rest = f"{name} {rest[0]}", more[rest[0]], rest[1:]
+  arguments = verbs.parse(name, verb, rest)
   if arguments.flags.help:
     print(verbs.help_text(name, verb))
     return
@@ -95,3 +98,8 @@ def overview() -> str:
 
 def _verb(name: str) -> verbs.Verb:
   return importlib.import_module(f"medjax.cli.{name}").VERB
+
+
+def _more(name: str) -> dict[str, verbs.Verb]:
+  """The verbs that follow a verb, such as `bench compare`."""
+  return getattr(importlib.import_module(f"medjax.cli.{name}"), "MORE", {})

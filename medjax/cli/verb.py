@@ -26,6 +26,7 @@ class Verb:
     run: does the work.
     takes_config: whether `--config` and `--config.key=value` belong to it.
     compiles: whether it runs JAX programs worth keeping on disk.
+    takes_words: whether words that are no flags, such as names of files, belong to it.
   """
 
   summary: str
@@ -34,15 +35,18 @@ class Verb:
   run: Callable[["Arguments"], None]
   takes_config: bool = False
   compiles: bool = False
+  takes_words: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-  """A command line that was read: the flags, and the config's file and overrides as typed."""
+  """A command line that was read: the flags, the config's file and overrides as typed, words, and all of it."""
 
   flags: flags.FlagValues
   config: str
   overrides: Mapping[str, str]
+  words: Sequence[str] = ()
+  argv: Sequence[str] = ()
 
 
 def no_flags(values: flags.FlagValues) -> None:
@@ -98,9 +102,9 @@ def parse(name: str, verb: Verb, argv: Sequence[str]) -> Arguments:
     raise UserError(f"unknown flag --{error.flagname}{hint}") from None
   except flags.Error as error:
     raise UserError(_reword(error)) from None
-  if extra:
+  if extra and not verb.takes_words:
     raise UserError(f"{extra[0]!r} is no flag; write --FLAG=VALUE (see medjax {name} --help)")
-  return Arguments(values, config, overrides)
+  return Arguments(values, config, overrides, extra, argv)
 
 
 def help_text(name: str, verb: Verb) -> str:

@@ -74,6 +74,9 @@ class Encoder:
   def segments(self, items: Iterable[Item]) -> list[Segments]:
     """Segments of examples, preference pairs (chosen, then rejected) or `(id, prompt, answers)`, tokenised in batches.
 
+    Of an example without a prompt the whole text is scored, but for its first token, from which it is predicted:
+    BOS, or for models that have none the text's own.
+
     Raises:
       UserError: an empty prompt or answer, a token that the model does not have, or a chat template under which an
         answer does not continue its prompt.
@@ -81,14 +84,17 @@ class Encoder:
     items = [_parts(item) for item in items]
     prompt_texts, answer_texts, ends = [], [], []
     for id_, prompt, answers in items:
-      if not prompt:
+      if prompt is not None and not prompt:
         raise UserError(f"row {id_}: the prompt is empty; remove the row or fill it")
-      text = prompt if isinstance(prompt, str) else self._render(prompt, True)
+      if prompt is None:
+        (text,), answers = answers, ("",)
+      else:
+        text = prompt if isinstance(prompt, str) else self._render(prompt, True)
       prompt_texts.append(text)
       for answer in answers:
-        if not answer:
+        if not answer and prompt is not None or not text:
           raise UserError(f"row {id_}: an answer is empty; remove the row or fill it")
-        if isinstance(prompt, str):
+        if isinstance(prompt, str | None):
           answer_texts.append(answer)
           ends.append(False)
         else:
@@ -99,9 +105,12 @@ class Encoder:
     completions = iter(
       ids if ended else (*ids, self.eos) for ids, ended in zip(self._continuing(answer_texts), ends, strict=True)
     )
-    return [
+    made = [
       Segments(id_, ids, tuple(next(completions) for _ in answers))
       for (id_, _, answers), ids in zip(items, prompts, strict=True)
+    ]
+    return [
+      _scored_throughout(each) if prompt is None else each for each, (_, prompt, _) in zip(made, items, strict=True)
     ]
 
   def _completed(self, id_: str, prompt: tuple[Message, ...], text: str, answer: str) -> str:
@@ -175,6 +184,11 @@ class Encoder:
       long[len(anchor) :] if long[: len(anchor)] == anchor else short
       for long, short in zip(anchored, alone, strict=True)
     ]
+
+
+def _scored_throughout(text: Segments) -> Segments:
+  ids = text.prompt + text.completions[0]
+  return Segments(text.id, ids[:1], (ids[1:],))
 
 
 def _parts(item: Item) -> tuple[str, Prompt, tuple[str, ...]]:

@@ -26,10 +26,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A prompt and the answer to learn. `prompt` is chat messages, or text that is used as it is."""
+  """A prompt and the answer to learn.
+
+  Attributes:
+    id: the row's.
+    prompt: chat messages, or text that is used as it is; None where the completion is a text to learn all of.
+    completion: the answer.
+  """
 
   id: str
-  prompt: tuple[Message, ...] | str
+  prompt: tuple[Message, ...] | str | None
   completion: str
 
 

@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 
 _SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)  # upper ends of train and validation; the rest is test
-_TEXT_FIELDS = ("id", "split", "prompt", "completion", "messages", "chosen", "rejected")
+_TEXT_FIELDS = ("id", "split", "prompt", "completion", "messages", "text", "chosen", "rejected")
 
 
 def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list[Row]]:
@@ -104,10 +104,11 @@ def fingerprint(items: Iterable[Row | Example | PreferencePair]) -> str:
 
 
 def examples_from_records(records: Sequence[Record], columns: Mapping[str, str]) -> list[Example]:
-  """SFT examples from rows of `prompt` and `completion`, or of `messages` whose last one is the answer.
+  """SFT examples from rows of `prompt` and `completion`, of `messages` whose last one is the answer, or of `text`.
 
   Args:
-    records: rows; prompt is text or messages, completion is text or one assistant message in a list.
+    records: rows; prompt is text or messages, completion is text or one assistant message in a list. Of a `text` each
+      token is learnt.
     columns: our field -> column, where the names differ.
 
   Raises:
@@ -115,14 +116,13 @@ def examples_from_records(records: Sequence[Record], columns: Mapping[str, str])
   """
 
   def convert(record: Record) -> Example:
-    messages = columns.get("messages", "messages")
-    if messages in record.values and columns.get("prompt", "prompt") not in record.values:
-      prompt, completion = _last_answer(record, messages, _messages(record, messages))
-      return Example(_id(record, columns), prompt, completion)
-    if not {messages, columns.get("prompt", "prompt")} & set(record.values):
-      record.column(columns.get("prompt", "prompt"), "prompt")
-    prompt = _prompt(record, columns)
-    return Example(_id(record, columns), prompt, _answer(record, columns, "completion"))
+    prompt, messages, text = (columns.get(name, name) for name in ("prompt", "messages", "text"))
+    if prompt not in record.values and messages in record.values:
+      before, completion = _last_answer(record, messages, _messages(record, messages))
+      return Example(_id(record, columns), before, completion)
+    if prompt not in record.values and text in record.values:
+      return Example(_id(record, columns), None, _text(record, text, record.values[text]))
+    return Example(_id(record, columns), _prompt(record, columns), _answer(record, columns, "completion"))
 
   return _unique(records, convert)
 

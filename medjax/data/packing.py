@@ -4,6 +4,7 @@ The layout of a row is in docs/architecture.md: `[prompt | branch 1 | branch 2 |
 """
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,9 @@ import numpy as np
 
 from medjax.data.examples import Segments
 from medjax.errors import UserError
+
+TILE = 128  # rows are a multiple of so many tokens long, as blocks of attention are
+_SCORED_TILE = 32
 
 
 class Batch(NamedTuple):
@@ -50,6 +54,10 @@ class RowShape:
   scored: int
   sequences: int
 
+  def union(self, other: "RowShape") -> "RowShape":
+    """The least shape that holds what either holds."""
+    return RowShape(*map(max, dataclasses.astuple(self), dataclasses.astuple(other)))
+
   def empty(self, rows: int) -> Batch:
     """Rows of padding."""
     T, S, N = (np.zeros((rows, size), np.int32) for size in (self.tokens, self.scored, self.sequences))
@@ -57,9 +65,19 @@ class RowShape:
     return Batch(T, T.copy(), T.copy(), T.copy(), S, S.copy(), S.copy(), zeros_BS, N - 1, zeros_BN)
 
 
-def row_tokens(group: Segments) -> int:
-  """Input tokens a group takes in a row: the last token of a completion is a target only."""
-  return len(group.prompt) + sum(len(completion) - 1 for completion in group.completions)
+def row_tokens(group: Segments, shared: bool = True) -> int:
+  """Input tokens a group takes in a row: the last token of a completion is a target only.
+
+  Args:
+    group: a prompt and its completions.
+    shared: whether completions share the prompt; else each has its own, which is the plain layout.
+  """
+  prompts = 1 if shared else len(group.completions)
+  return prompts * len(group.prompt) + sum(len(completion) - 1 for completion in group.completions)
+
+
+def _apart(group: Segments) -> list[Segments]:
+  return [Segments(group.id, group.prompt, (completion,)) for completion in group.completions]
 
 
 def scored_tokens(group: Segments) -> int:
@@ -72,53 +90,79 @@ def plain_tokens(group: Segments) -> int:
   return len(group.prompt) * len(group.completions) + scored_tokens(group)
 
 
-def choose_shape(groups: Sequence[Segments], row_length: int) -> RowShape:
-  """The row shape for a dataset: T as asked, S and N for what such a row holds on average and a quarter more.
-
-  S is a power of two, and N one times the branches of a group, so that like datasets share a compiled program.
-
-  Raises:
-    UserError: a group is longer than a row.
-  """
+def check_groups(groups: Sequence[Segments], row_length: int, shared: bool = True) -> None:
+  """Raises UserError where a group has nothing to score or is longer than a row (`shared`: see `row_tokens`)."""
   for group in groups:
     if not group.prompt or not all(group.completions):
       raise UserError(f"row {group.id}: the prompt or a completion has no tokens; remove the row")
-    if row_tokens(group) > row_length:
+    if row_tokens(group, shared) > row_length:
       raise UserError(
-        f"row {group.id} takes {row_tokens(group)} tokens with its completions, more than train.row_length = "
+        f"row {group.id} takes {row_tokens(group, shared)} tokens with its completions, more than train.row_length = "
         f"{row_length}; raise train.row_length, or lower data.max_prompt"
       )
-  lengths = np.array([row_tokens(group) for group in groups])
-  scored = np.array([scored_tokens(group) for group in groups])
-  branches = max(len(group.completions) for group in groups)
-  per_row = 1.25 * row_length / lengths.mean()
-  scored_positions = max(scored.mean() * per_row, scored.max(), 16)
-  return RowShape(row_length, _power_of_two(scored_positions), branches * _power_of_two(per_row))
 
 
-def _power_of_two(least: float | int) -> int:
-  return 1 << math.ceil(math.log2(max(least, 1)))
+def assign_rows(groups: Sequence[Segments], row_length: int, multiple: int = 1, shared: bool = True) -> list[list[int]]:
+  """For each row the indices of its groups: few rows, a multiple of `multiple`, filled evenly. Nothing is random.
 
+  First-fit-decreasing says how many rows are needed; giving each group, longest first, to the row with the least in it
+  makes them alike, so that all can be short. Rows may stay empty.
 
-def assign_rows(groups: Sequence[Segments], shape: RowShape) -> list[list[int]]:
-  """First-fit-decreasing packing: for each row the indices of its groups. A function of its arguments alone."""
+  Args:
+    groups: none longer than a row.
+    row_length: most tokens of a row.
+    multiple: devices that share the rows.
+    shared: see `row_tokens`.
+  """
+  lengths = [row_tokens(group, shared) for group in groups]
+  longest_first = sorted(range(len(groups)), key=lambda index: (-lengths[index], index))
   rows: list[list[int]] = []
-  left: list[list[int]] = []  # tokens, scored positions and sequences still free in each row
-  for index in sorted(range(len(groups)), key=lambda i: (-row_tokens(groups[i]), i)):
-    group = groups[index]
-    need = (row_tokens(group), scored_tokens(group), len(group.completions))
-    fits = (i for i, free in enumerate(left) if all(n <= f for n, f in zip(need, free, strict=True)))
-    row = next(fits, len(rows))
+  left: list[int] = []
+  for index in longest_first:
+    row = next((row for row, free in enumerate(left) if lengths[index] <= free), len(rows))
     if row == len(rows):
       rows.append([])
-      left.append([shape.tokens, shape.scored, shape.sequences])
+      left.append(row_length)
     rows[row].append(index)
-    left[row] = [f - n for f, n in zip(left[row], need, strict=True)]
-  return rows
+    left[row] -= lengths[index]
+  rows += [[] for _ in range(-len(rows) % multiple)]
+  even: list[list[int]] = [[] for _ in rows]
+  loads = [(0, row) for row in range(len(rows))]
+  for index in longest_first:
+    load, row = heapq.heappop(loads)
+    even[row].append(index)
+    heapq.heappush(loads, (load + lengths[index], row))
+  return rows if max(loads, default=(0,))[0] > row_length else even
+
+
+def shape_of(
+  groups: Sequence[Segments], assignment: Sequence[Sequence[int]], tile: int = TILE, shared: bool = True
+) -> RowShape:
+  """The least shape that holds these rows: tokens a multiple of `tile`, scored positions of `_SCORED_TILE`.
+
+  Of sequences there is room for a power of two of groups, so that like rows share a compiled program.
+  """
+  loads, scored, members = [0], [0], [0]
+  branches = max((len(group.completions) for group in groups), default=1)
+  for held in assignment:
+    loads.append(sum(row_tokens(groups[index], shared) for index in held))
+    scored.append(sum(scored_tokens(groups[index]) for index in held))
+    members.append(len(held))
+  power_of_two = 1 << (max(*members, 1) - 1).bit_length()
+  return RowShape(
+    max(tile * math.ceil(max(loads) / tile), tile),
+    max(_SCORED_TILE * math.ceil(max(scored) / _SCORED_TILE), _SCORED_TILE),
+    branches * power_of_two,
+  )
 
 
 def fill_rows(
-  groups: Sequence[Segments], indices: Sequence[int], assignment: list[list[int]], shape: RowShape, rows: int
+  groups: Sequence[Segments],
+  indices: Sequence[int],
+  assignment: list[list[int]],
+  shape: RowShape,
+  rows: int,
+  shared: bool = True,
 ) -> Batch:
   """Writes groups into `rows` rows.
 
@@ -128,12 +172,15 @@ def fill_rows(
     assignment: for each row the positions in `groups` of what it holds.
     shape: the shape of a row.
     rows: B, at least `len(assignment)`; the rest is padding.
+    shared: see `row_tokens`. The plain layout has each completion in a segment of its own.
   """
   batch = shape.empty(rows)
   for b, members in enumerate(assignment):
     at = scored = sequence = 0
-    for segment, member in enumerate(members, start=1):
-      group = groups[member]
+    written = [
+      (member, part) for member in members for part in ([groups[member]] if shared else _apart(groups[member]))
+    ]
+    for segment, (member, group) in enumerate(written, start=1):
       P = len(group.prompt)
       parts = [(0, 0, group.prompt)]
       last_prompt = at + P - 1

@@ -119,8 +119,7 @@ def _predictions(
     sizes = dict(devices.shape)
     devices = mesh.make_mesh({**sizes, "data": sizes["data"] * sizes["sequence"], "sequence": 1})
   with jax.set_mesh(devices):
-    row_length = config.train.row_length
-    policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices, row_length))
+    policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices))
     described, params = policy.described, policy.params
     graph = policy.graph(described.config, config.model.dtype, config.model.attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
@@ -149,7 +148,7 @@ def _predictions(
         encoder,
         limits,
         config.train.row_length,
-        mesh.whole_rows(devices, config.evaluation.batch_size),
+        mesh.batch_multiple(devices),
         mesh.batch_sharding(devices),
         bar.update,
       )

@@ -1,24 +1,24 @@
-"""Throughput of the real train step on the devices at hand, beside a forward pass over the same batch."""
+"""Throughput on the devices at hand: train steps, the reference pass, label scoring, decoding."""
 
-import dataclasses
-import resource
-import sys
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from medjax import tasks
-from medjax.data import chat, items, packing
+from medjax.data import chat, items
 from medjax.data.examples import Segments
 from medjax.data.loader import Plan
+from medjax.data.packing import plain_tokens, row_tokens
 from medjax.errors import UserError
+from medjax.evaluation import decode
 from medjax.hardware import flops
-from medjax.models import lora as adapters
+from medjax.hardware.clock import Clock, peak_bytes
+from medjax.hardware.devices import peak_flops
+from medjax.hardware.workloads import WORKLOADS, random_groups
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import init_params
 from medjax.models.families import PRESETS
@@ -28,158 +28,204 @@ from medjax.training import mesh, state
 from medjax.training.checkpoints import lora_of
 from medjax.training.optimizer import make_optimizer
 from medjax.training.policy import Policy, frozen_weights, initial_policy, new_adapters
-from medjax.training.step import add_microbatches, jitted_step, loss_sums, objective_of
+from medjax.training.step import jitted_step, objective_of
 from medjax.training.telemetry import progress
 
-WARM_UP = 2  # steps run before the clock starts, after compilation
-# Synthetic examples: a note and a short answer, as in the clinical tasks.
-_PROMPT_TOKENS, _COMPLETION_TOKENS = (64, 192), (8, 48)
+METHODS = ("sft", "dpo", "reference", "score", "decode")
+LAYOUTS = ("shared_prompt", "plain")
+WARM_UP = 2  # runs before the clock starts, beside the first of each shape
+LABELS = 8  # answers of which `score` computes the log-probabilities
+_EPOCHS_AHEAD = 1000  # steps that shapes are chosen for, as in a run of that length
 
 
-def bench(config, steps: int) -> dict[str, Any]:
-  """Times `steps` train steps, each followed by a forward pass over the same batch.
+class _Bench(NamedTuple):
+  """What is run: a run config, the model, its groups of tokens, the devices, and the policy's weights."""
+
+  config: Any
+  described: ModelConfig
+  groups: list[Segments]
+  devices: Mesh
+  policy: Policy
+  graph: Any
+
+
+def bench(
+  config,
+  method: str,
+  steps: int,
+  workload: str = "clinical",
+  layout: str = "shared_prompt",
+  new_tokens: int = 64,
+) -> dict[str, Any]:
+  """Times `steps` train steps, scoring passes or batches of decoding.
 
   Args:
-    config: a validated run config; `model.path` may also name a preset, which gets random weights. Without data and
-      task the examples are random token ids.
+    config: a validated run config; `model.path` may also name a preset, which gets random weights.
+    method: of `METHODS`.
     steps: how many to time.
+    workload: of `WORKLOADS`, for random token ids; read where config names no data and no task.
+    layout: of `LAYOUTS`: whether the answers of a prompt share it, in train steps.
+    new_tokens: tokens that `decode` adds to each prompt.
 
   Returns:
     One line of a benchmark file (keys in docs/architecture.md). Times are wall seconds around work that has been
-    waited for; compilation and `WARM_UP` steps are left out.
+    waited for; compilation and warm-up are left out, and so are steps that another process disturbed, where the system
+    tells and other steps remain.
 
   Raises:
     UserError: config, model or data cannot be used.
   """
-  if config.method not in ("sft", "dpo"):
-    raise UserError(f"config.method is {config.method!r}; `medjax bench` times sft or dpo")
   if config.train.init_from:
     raise UserError("config.train.init_from is set; bench starts from config.model.path")
   devices = mesh.make_mesh(config.mesh.to_dict())
-  described, groups = _workload(config)
-  mesh.check_divides(described, devices, config.train.row_length, config.train.microbatch_rows)
+  described, groups = workload_of(config, method, workload)
+  mesh.check_divides(described, devices, config.train.microbatch_rows)
   with jax.set_mesh(devices):
-    policy = _policy(config, described, devices)
+    policy = policy_of(config, described, devices)
     graph = policy.graph(described, config.model.dtype, config.model.attention, config.model.remat)
-    known = None
-    if config.method == "dpo" and config.preference.reference == "precomputed":
-      rows, sharding = mesh.whole_rows(devices, config.evaluation.batch_size), mesh.batch_sharding(devices)
-      known = np.stack(score(graph, policy.params, groups, config.train.row_length, rows, sharding))
-    plan = Plan(
-      groups,
-      steps + WARM_UP,
-      config.seed,
-      config.train.batch_size,
-      packing.choose_shape(groups, config.train.row_length),
-      config.train.microbatch_rows,
-      mesh.batch_multiple(devices),
-      known,
-    )
-    measured = _measure(config, graph, policy, plan, devices)
-  return _line(config, described, devices, plan, measured)
-
-
-class _Measured(NamedTuple):
-  """Wall seconds of each timed step and of the forward pass beside it, of the step's compilation, and all losses."""
-
-  steps: list[float]
-  forwards: list[float]
-  compilation: float
-  losses: list[float]
-
-
-def _measure(config, graph, policy: Policy, plan: Plan, devices) -> _Measured:
-  objective = objective_of(config)
-  forward_only = dataclasses.replace(objective, lora_base=False)  # the policy's pass, whatever the reference
-  optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
-  places = state.shardings(state.abstract(policy.trainable, optimizer), optimizer, devices)
-  live = jax.tree.map(jnp.copy, policy.trainable) if config.preference.reference == "live" else None
-  current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(policy.trainable)
-  rate, seed = np.float32(config.optimizer.learning_rate), np.uint32(config.seed % 2**32)
-  whole = NamedSharding(devices, P())
-
-  def inputs(step: int):
-    item = plan[step]
-    return mesh.place(item.batches, mesh.batch_sharding(devices, leading=1)), np.int32(item.used)
-
-  def forward(params, frozen, batches, used):
-    tree = params if frozen is None else adapters.join(frozen, params)
-    return add_microbatches(lambda batch, _: loss_sums(graph, forward_only, tree, None, batch), batches, used)[0].mean
-
-  batches, used = inputs(0)
-  started = time.perf_counter()
-  step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
-  step_fn = step_fn.lower(current, policy.frozen, live, batches, used, rate, seed).compile()
-  compilation = time.perf_counter() - started
-  forward_fn = jax.jit(forward, out_shardings=whole).lower(current.params, policy.frozen, batches, used).compile()
-  steps, forwards, losses = [], [], []
-  with progress(plan.steps, f"bench {config.method}") as bar:
-    for step in range(plan.steps):
-      batches, used = jax.block_until_ready(inputs(step))
-      started = time.perf_counter()
-      current, metrics = jax.block_until_ready(step_fn(current, policy.frozen, live, batches, used, rate, seed))
-      stepped = time.perf_counter()
-      jax.block_until_ready(forward_fn(current.params, policy.frozen, batches, used))
-      if step >= WARM_UP:
-        steps.append(stepped - started)
-        forwards.append(time.perf_counter() - stepped)
-      losses.append(float(metrics["loss"]))
-      bar.update(1)
-  return _Measured(steps, forwards, compilation, losses)
-
-
-def _line(config, described: ModelConfig, devices: Mesh, plan: Plan, measured: _Measured) -> dict[str, Any]:
-  total, median = sum(measured.steps), float(np.median(measured.steps))
-  timed = [(plan[step], [plan.groups[index] for index in plan.indices(step)]) for step in range(WARM_UP, plan.steps)]
-  unit = "pairs_per_second" if config.method == "dpo" else "examples_per_second"
+    made = _Bench(config, described, groups, devices, policy, graph)
+    if method in ("sft", "dpo"):
+      measured = _train(made, method, steps, layout == "shared_prompt")
+    elif method == "decode":
+      measured = _decode(made, steps, new_tokens)
+    else:
+      measured = _score(made, method, steps)
   return {
-    "schema_version": 1,
-    "method": config.method,
-    "layout": "shared_prompt" if config.method == "dpo" else "packed",
+    "schema_version": 2,
+    "method": method,
+    "layout": "packed" if method == "sft" else layout,
+    "workload": None if config.data.source or config.task else workload,
     "model": config.model.path,
     "dtype": config.model.dtype,
+    "attention": config.model.attention,
     "remat": config.model.remat,
     "lora": config.lora.to_dict() if config.lora.rank else None,
-    "reference": config.preference.reference if config.method == "dpo" else None,
+    "reference": config.preference.reference if method == "dpo" else None,
     "device_kind": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
     "mesh": dict(devices.shape),
     "batch": config.train.batch_size,
-    "rows": list(plan.rows),
-    "row_length": plan.shape.tokens,
-    "steps": len(timed),
-    "step_seconds": _spread(measured.steps),
-    "forward_seconds": _spread(measured.forwards),
-    "step_over_forward": median / float(np.median(measured.forwards)),
-    unit: len(timed) * config.train.batch_size / total,
-    "tokens_per_second": sum(item.tokens for item, _ in timed) / total,
-    "tokens_computed_per_second": sum(item.used * plan.rows[1] * plan.shape.tokens for item, _ in timed) / total,
-    "padded_share": float(np.mean([item.padded_share for item, _ in timed])),
-    "flops_per_step": sum(flops.train_flops(described, groups, lora_of(config)) for _, groups in timed) // len(timed),
-    "mfu": None,
-    "peak_bytes": _peak_bytes(),
-    "compile_seconds": measured.compilation,
-    "losses": [measured.losses[0], measured.losses[-1]],
+    **measured,
+    "peak_bytes": peak_bytes(),
   }
 
 
-def synthetic_groups(config: ModelConfig, method: str, count: int, seed: int, row_length: int) -> list[Segments]:
-  """Random token ids in the lengths of clinical examples; pairs for `dpo`, whose prompts are shared."""
-  draw = np.random.default_rng(seed)
-  branches = 2 if method == "dpo" else 1
-  shrink = min(1.0, row_length / (_PROMPT_TOKENS[1] + branches * _COMPLETION_TOKENS[1]))
+def _train(made: _Bench, method: str, steps: int, shared: bool) -> dict[str, Any]:
+  config, graph, policy, devices = made.config, made.graph, made.policy, made.devices
+  known = None
+  if method == "dpo" and config.preference.reference == "precomputed":
+    rows, sharding = mesh.batch_multiple(devices), mesh.batch_sharding(devices)
+    known = np.stack(score(graph, policy.params, made.groups, config.train.row_length, rows, sharding))
+  plan = Plan(
+    *(made.groups, max(steps + WARM_UP, _EPOCHS_AHEAD), config.seed, config.train.batch_size),
+    *(config.train.row_length, config.train.microbatch_rows, mesh.batch_multiple(devices), mesh.row_tile(devices)),
+    *(known, shared),
+  )
+  optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+  places = state.shardings(state.abstract(policy.trainable, optimizer), optimizer, devices)
+  live = method == "dpo" and config.preference.reference == "live"
+  reference = jax.tree.map(jnp.copy, policy.trainable) if live else None
+  current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(policy.trainable)
+  step_fn = jitted_step(graph, objective_of(config), config.optimizer.clip_norm, config.optimizer.weight_decay)
+  scalars = np.float32(config.optimizer.learning_rate), np.uint32(config.seed % 2**32)
+  compiled, compilation, clock, timed, losses = {}, 0.0, Clock(), [], []
+  with progress(steps, f"bench {method}") as bar:
+    for step in range(plan.steps):
+      item = plan[step]
+      shape = item.batches.tokens.shape, item.batches.target_token.shape, item.batches.example.shape
+      batches = mesh.place(item.batches, mesh.batch_sharding(devices, leading=1))
+      arguments = policy.frozen, reference, jax.block_until_ready(batches), np.int32(item.used), *scalars
+      warm = shape in compiled and step >= WARM_UP
+      if shape not in compiled:
+        started = time.perf_counter()
+        compiled[shape] = step_fn.lower(current, *arguments).compile()
+        compilation += time.perf_counter() - started
+      current, metrics = clock.time(compiled[shape], current, *arguments, keep=warm)
+      losses.append(float(metrics["loss"]))
+      if warm:
+        timed.append((step, item))
+        bar.update(1)
+      if len(timed) == steps:
+        break
+  if not timed:
+    raise UserError(f"no step was timed in {plan.steps}; raise --steps")
+  members = [[made.groups[index] for index in plan.indices(step)] for step, _ in timed]
+  needed = [flops.train_flops(made.described, groups, lora_of(config)) for groups in members]
+  unit = "pairs_per_second" if method == "dpo" else "examples_per_second"
+  computed = [item.used * plan.rows * item.batches.tokens.shape[-1] for _, item in timed]
+  return {
+    "rows": plan.rows,
+    "row_lengths": sorted({item.batches.tokens.shape[-1] for _, item in timed}),
+    unit: clock.rate([config.train.batch_size] * len(timed)),
+    "tokens_per_second": clock.rate([item.tokens for _, item in timed]),
+    "tokens_computed_per_second": clock.rate(computed),
+    "padded_share": float(np.mean([item.padded_share for _, item in timed])),
+    **_costs(clock, needed, compilation),
+    "losses": [losses[0], losses[-1]],
+  }
 
-  def ids(least, most):
-    size = max(1, int(draw.integers(least, most + 1) * shrink))
-    return tuple(draw.integers(0, config.vocab_size, size).tolist())
 
-  return [
-    Segments(f"synthetic-{number}", ids(*_PROMPT_TOKENS), tuple(ids(*_COMPLETION_TOKENS) for _ in range(branches)))
-    for number in range(count)
-  ]
+def _score(made: _Bench, method: str, steps: int) -> dict[str, Any]:
+  """Passes over a batch of groups: `reference` of pairs, `score` of prompts with all their labels."""
+  config, groups = made.config, made.groups[: made.config.train.batch_size]
+  rows, sharding = mesh.batch_multiple(made.devices), mesh.batch_sharding(made.devices)
+  clock, started = Clock(), time.perf_counter()
+  with progress(steps, f"bench {method}") as bar:
+    for step in range(-WARM_UP, steps):
+      keep = step >= 0
+      clock.time(*(score, made.graph, made.policy.params, groups, config.train.row_length, rows, sharding), keep=keep)
+      if step == -WARM_UP:
+        first = time.perf_counter() - started
+      bar.update(int(keep))
+  unit = "pairs_per_second" if method == "reference" else "examples_per_second"
+  return {
+    unit: clock.rate([len(groups)] * steps),
+    "tokens_per_second": clock.rate([sum(map(plain_tokens, groups))] * steps),
+    "tokens_computed_per_second": clock.rate([sum(map(row_tokens, groups))] * steps),
+    **_costs(clock, [flops.forward_flops(made.described, groups)] * steps, first - clock.spread()["median"]),
+  }
 
 
-def _workload(config) -> tuple[ModelConfig, list[Segments]]:
+def _decode(made: _Bench, steps: int, new_tokens: int) -> dict[str, Any]:
+  """Batches of prompts, each continued greedily by so many tokens."""
+  config, size = made.config, made.config.train.batch_size
+  members = made.groups[:size]
+  prompts = [list(group.prompt) for group in members]
+  clock, started = Clock(), time.perf_counter()
+  with progress(steps, "bench decode") as bar:
+    for step in range(-WARM_UP, steps):
+      keep = step >= 0
+      clock.time(
+        *(decode.generate, made.graph, made.policy.params, made.described, config.model.dtype),
+        *(prompts, (), new_tokens, 0.0, 1.0, config.seed, size),
+        keep=keep,
+      )
+      if step == -WARM_UP:
+        first = time.perf_counter() - started
+      bar.update(int(keep))
+  continued = [Segments(group.id, group.prompt, ((0,) * new_tokens,)) for group in members]
+  return {
+    "new_tokens": new_tokens,
+    "examples_per_second": clock.rate([len(members)] * steps),
+    "tokens_per_second": clock.rate([len(members) * new_tokens] * steps),
+    **_costs(clock, [flops.forward_flops(made.described, continued)] * steps, first - clock.spread()["median"]),
+  }
+
+
+def _costs(clock: Clock, needed: list[int], compilation: float) -> dict[str, Any]:
+  """The keys that every method has; `needed` are the model FLOPs of each timed step."""
+  peak = peak_flops(jax.devices()[0].device_kind)
+  return {
+    "steps": len(clock.seconds),
+    "steps_undisturbed": sum(clock.undisturbed),
+    "step_seconds": clock.spread(),
+    "flops_per_step": sum(needed) // len(needed),
+    "mfu": clock.rate(needed) / (peak * jax.device_count()) if peak else None,
+    "compile_seconds": max(compilation, 0.0),
+  }
+
+
+def workload_of(config, method: str, workload: str) -> tuple[ModelConfig, list[Segments]]:
   """(model config, groups) of what is to be run."""
   task = tasks.get(config.task) if config.task else None
   brings_data = bool(config.data.source or task)
@@ -193,14 +239,22 @@ def _workload(config) -> tuple[ModelConfig, list[Segments]]:
     loaded = load_config_and_tokenizer(config.model.path)
     described = loaded.config
   if not brings_data:
-    count = 16 * config.train.batch_size
-    return described, synthetic_groups(described, config.method, count, config.seed, config.train.row_length)
+    answers = {"dpo": 2, "reference": 2, "score": LABELS}.get(method, 1)
+    count, most = 16 * config.train.batch_size, min(config.train.row_length, described.max_positions)
+    return described, random_groups(WORKLOADS[workload], answers, count, config.seed, described.vocab_size, most)
+  if method == "score":
+    if task is None:
+      raise UserError("--method=score needs the labels of a task; set config.task, or leave --data out")
+    answers = [task.completion(answer) for answer in task.answers()]
+    found = [(row.id, task.prompt(row), answers) for row in items.task_rows(config, task)["train"]]
+  else:
+    found = items.training_items(config, task)["train"]
   limits = chat.limits_of(config, described.max_positions, config.train.row_length)
-  found = items.training_items(config, task)["train"]
-  return described, chat.encode_all(found, chat.Encoder(loaded.tokenizer, described.vocab_size), limits)[0]
+  groups = chat.encode_all(found, chat.Encoder(loaded.tokenizer, described.vocab_size), limits)[0]
+  return described, groups
 
 
-def _policy(config, described: ModelConfig, devices: Mesh) -> Policy:
+def policy_of(config, described: ModelConfig, devices: Mesh) -> Policy:
   """What the run starts with; of a preset random weights."""
   if config.model.path not in PRESETS:
     return initial_policy(config, load_config_and_tokenizer(config.model.path), devices)
@@ -215,16 +269,3 @@ def _policy(config, described: ModelConfig, devices: Mesh) -> Policy:
   return Policy(
     frozen_weights(params, config.model.dtype, kind, devices), new_adapters(described, lora, 0, devices), lora, kind
   )
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-  return {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)}
-
-
-def _peak_bytes() -> int:
-  """Most memory in use on a device; on CPU the peak resident size of the process."""
-  in_use = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-  if any(in_use):
-    return max(in_use)
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

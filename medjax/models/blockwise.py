@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from medjax.arrays import Array
-from medjax.models.layers import soft_capped
+from medjax.models.layers import row_sums, soft_capped
 from medjax.models.views import Layout, View, visible
 
-BLOCK = 128
+BLOCK = 64
 _HIDDEN = -1e30
 
 
 class Cut(NamedTuple):
-  """Rows in blocks, the N blocks on the leading axis, and for each block of queries the blocks of keys it looks at."""
+  """Rows in blocks, and for each block of queries the blocks of keys it looks at: the same for all rows."""
 
   queries: Layout
   keys: Layout
   first_N: Int[Array, "N"]
-  last_N: Int[Array, "N"]
+  end_N: Int[Array, "N"]
   window: Int[Array, ""]
 
 
@@ -39,32 +39,34 @@ def forward(
   softcap: float | None,
 ) -> tuple[Float[Array, "B T H E"], Float[Array, "B T H"]]:
   """The attention of each query, and the log-sum-exp of its scores in float32; zeros for queries that see nothing."""
-  T, K = q_BTHE.shape[1], k_BKEC.shape[1]
-  cut = _cut(view, T, k_BKEC.shape[3])
-  q_NBKME, k_NBKEC, v_NBKCE = _queries(q_BTHE, K), _key_blocks(k_BKEC), _value_blocks(v_BKCE)
+  K = k_BKEC.shape[1]
+  cut = _cut(view, q_BTHE.shape[1], k_BKEC.shape[3])
+  q_BNKME, k_BNKEC, v_BNKCE = _queries(q_BTHE, K), _key_blocks(k_BKEC), _value_blocks(v_BKCE)
 
-  def of_queries(_, index):
-    q_BKME = q_NBKME[index]
+  def of_queries(index, found):
+    q_BKME = _at(q_BNKME, index)
 
     def of_keys(at, carry):
       out_BKME, top_BKM, total_BKM = carry
-      scores_BKMC = _scores(q_BKME, _at(k_NBKEC, at), _mask(cut, index, at), scale, softcap)
+      scores_BKMC = _scores(q_BKME, _at(k_BNKEC, at), _mask(cut, index, at), scale, softcap)
       new_top_BKM = jnp.maximum(top_BKM, scores_BKMC.max(axis=-1))
       weights_BKMC = jnp.exp(scores_BKMC - new_top_BKM[..., None])
       shrink_BKM = jnp.exp(top_BKM - new_top_BKM)
       added_BKME = jnp.einsum(
-        "BKMC,BKCE->BKME", weights_BKMC.astype(v_BKCE.dtype), _at(v_NBKCE, at), preferred_element_type=jnp.float32
+        "BKMC,BKCE->BKME", weights_BKMC.astype(v_BKCE.dtype), _at(v_BNKCE, at), preferred_element_type=jnp.float32
       )
       out_BKME = out_BKME * shrink_BKM[..., None] + added_BKME
       return out_BKME, new_top_BKM, total_BKM * shrink_BKM + weights_BKMC.sum(axis=-1)
 
     start = jnp.zeros(q_BKME.shape, jnp.float32), jnp.full(q_BKME.shape[:3], _HIDDEN), jnp.zeros(q_BKME.shape[:3])
-    out_BKME, top_BKM, total_BKM = jax.lax.fori_loop(cut.first_N[index], cut.last_N[index] + 1, of_keys, start)
+    out_BKME, top_BKM, total_BKM = jax.lax.fori_loop(cut.first_N[index], cut.end_N[index], of_keys, start)
     total_BKM = jnp.maximum(total_BKM, 1e-30)
-    return _, ((out_BKME / total_BKM[..., None]).astype(q_BTHE.dtype), top_BKM + jnp.log(total_BKM))
+    out_BKME = (out_BKME / total_BKM[..., None]).astype(q_BTHE.dtype)
+    return tuple(_put(x, new, index) for x, new in zip(found, (out_BKME, top_BKM + jnp.log(total_BKM)), strict=True))
 
-  _, (out_NBKME, lse_NBKM) = jax.lax.scan(of_queries, None, jnp.arange(q_NBKME.shape[0]))
-  return _rows(out_NBKME, q_BTHE.shape), _rows(lse_NBKM, q_BTHE.shape[:3])
+  start = jnp.zeros_like(q_BNKME), jnp.zeros(q_BNKME.shape[:4], jnp.float32)
+  out_BNKME, lse_BNKM = jax.lax.fori_loop(0, q_BNKME.shape[1], of_queries, start)
+  return _rows(out_BNKME, q_BTHE.shape), _rows(lse_BNKM, q_BTHE.shape[:3])
 
 
 def backward(
@@ -79,43 +81,44 @@ def backward(
   gradient_BTHE: Float[Array, "B T H E"],
 ) -> tuple[Float[Array, "B T H E"], Float[Array, "B K E C"], Float[Array, "B K C E"]]:
   """Gradients of queries, keys and values, the last two in float32, from what `forward` gave."""
-  T, K, C = q_BTHE.shape[1], k_BKEC.shape[1], k_BKEC.shape[3]
-  cut, dtype = _cut(view, T, C), q_BTHE.dtype
-  q_NBKME, k_NBKEC, v_NBKCE = _queries(q_BTHE, K), _key_blocks(k_BKEC), _value_blocks(v_BKCE)
-  gradient_NBKME, lse_NBKM = _queries(gradient_BTHE, K), _queries(lse_BTH, K)
-  product_BTHE = gradient_BTHE.astype(jnp.float32) * out_BTHE.astype(jnp.float32)
-  mean_NBKM = _queries(product_BTHE.sum(axis=-1), K)  # of the weights' gradients, under the weights
+  K, C, dtype = k_BKEC.shape[1], k_BKEC.shape[3], q_BTHE.dtype
+  cut = _cut(view, q_BTHE.shape[1], C)
+  q_BNKME, k_BNKEC, v_BNKCE = _queries(q_BTHE, K), _key_blocks(k_BKEC), _value_blocks(v_BKCE)
+  gradient_BNKME, lse_BNKM, out_BNKME = (_queries(x, K) for x in (gradient_BTHE, lse_BTH, out_BTHE))
 
-  def of_queries(carry, index):
-    q_BKME, gradient_BKME = q_NBKME[index], gradient_NBKME[index]
+  def of_queries(index, found):
+    q_BKME, gradient_BKME, lse_BKM = (_at(x, index) for x in (q_BNKME, gradient_BNKME, lse_BNKM))
+    # The mean of the weights' gradients under the weights.
+    mean_BKM1 = row_sums(gradient_BKME.astype(jnp.float32) * _at(out_BNKME, index).astype(jnp.float32))
 
     def of_keys(at, carry):
-      q_gradient_BKME, k_gradient_NBKEC, v_gradient_NBKCE = carry
+      q_gradient_BKME, k_gradient_BNKEC, v_gradient_BNKCE = carry
       mask_BTC = _mask(cut, index, at)
-      scores_BKMC, pull = jax.vjp(lambda q, k: _scores(q, k, mask_BTC, scale, softcap), q_BKME, _at(k_NBKEC, at))
-      weights_BKMC = jnp.exp(scores_BKMC - lse_NBKM[index][..., None])
+      scores_BKMC, pull = jax.vjp(lambda q, k: _scores(q, k, mask_BTC, scale, softcap), q_BKME, _at(k_BNKEC, at))
+      weights_BKMC = jnp.exp(scores_BKMC - lse_BKM[..., None])
       weight_gradient_BKMC = jnp.einsum(
-        "BKME,BKCE->BKMC", gradient_BKME, _at(v_NBKCE, at), preferred_element_type=jnp.float32
+        "BKME,BKCE->BKMC", gradient_BKME, _at(v_BNKCE, at), preferred_element_type=jnp.float32
       )
-      q_added_BKME, k_added_BKEC = pull(weights_BKMC * (weight_gradient_BKMC - mean_NBKM[index][..., None]))
+      q_added_BKME, k_added_BKEC = pull(weights_BKMC * (weight_gradient_BKMC - mean_BKM1))
       v_added_BKCE = jnp.einsum(
         "BKMC,BKME->BKCE", weights_BKMC.astype(dtype), gradient_BKME, preferred_element_type=jnp.float32
       )
       return (
         q_gradient_BKME + q_added_BKME,
-        _add_at(k_gradient_NBKEC, k_added_BKEC, at),
-        _add_at(v_gradient_NBKCE, v_added_BKCE, at),
+        _put(k_gradient_BNKEC, _at(k_gradient_BNKEC, at) + k_added_BKEC, at),
+        _put(v_gradient_BNKCE, _at(v_gradient_BNKCE, at) + v_added_BKCE, at),
       )
 
-    start = jnp.zeros(q_BKME.shape, jnp.float32), *carry
-    q_gradient_BKME, *carry = jax.lax.fori_loop(cut.first_N[index], cut.last_N[index] + 1, of_keys, start)
-    return tuple(carry), q_gradient_BKME.astype(dtype)
+    q_gradient_BNKME, *of_all_keys = found
+    start = jnp.zeros(q_BKME.shape, jnp.float32), *of_all_keys
+    q_gradient_BKME, *of_all_keys = jax.lax.fori_loop(cut.first_N[index], cut.end_N[index], of_keys, start)
+    return _put(q_gradient_BNKME, q_gradient_BKME.astype(dtype), index), *of_all_keys
 
-  zeros = jnp.zeros(k_NBKEC.shape, jnp.float32), jnp.zeros(v_NBKCE.shape, jnp.float32)
-  (k_gradient_NBKEC, v_gradient_NBKCE), q_gradient_NBKME = jax.lax.scan(of_queries, zeros, jnp.arange(q_NBKME.shape[0]))
-  k_gradient_BKEC = jnp.moveaxis(k_gradient_NBKEC, 0, 3).reshape(*k_BKEC.shape[:3], -1)[..., :C]
-  v_gradient_BKCE = jnp.moveaxis(v_gradient_NBKCE, 0, 2).reshape(*v_BKCE.shape[:2], -1, v_BKCE.shape[3])[:, :, :C]
-  return _rows(q_gradient_NBKME, q_BTHE.shape), k_gradient_BKEC, v_gradient_BKCE
+  start = jnp.zeros_like(q_BNKME), jnp.zeros(k_BNKEC.shape, jnp.float32), jnp.zeros(v_BNKCE.shape, jnp.float32)
+  q_gradient_BNKME, k_gradient_BNKEC, v_gradient_BNKCE = jax.lax.fori_loop(0, q_BNKME.shape[1], of_queries, start)
+  k_gradient_BKEC = k_gradient_BNKEC.transpose(0, 2, 3, 1, 4).reshape(*k_BKEC.shape[:3], -1)[..., :C]
+  v_gradient_BKCE = v_gradient_BNKCE.transpose(0, 2, 1, 3, 4).reshape(*v_BKCE.shape[:2], -1, v_BKCE.shape[3])
+  return _rows(q_gradient_BNKME, q_BTHE.shape), k_gradient_BKEC, v_gradient_BKCE[:, :, :C]
 
 
 def _scores(q_BKME, k_BKEC, mask_BTC, scale: float, softcap: float | None) -> Float[Array, "B K M C"]:
@@ -135,12 +138,11 @@ def _mask(cut: Cut, index, at) -> Bool[Array, "B T C"]:
 
 def _cut(view: View, T: int, C: int) -> Cut:
   block_T, block_C = _block(T), _block(C)
-  queries, keys = Layout(*map(_blocks_of_layout, view.queries)), Layout(*map(_blocks_of_layout, view.keys))
-  first_NBT = _padded(view.first_BT, block_T, fill=C).reshape(view.first_BT.shape[0], -1, block_T).swapaxes(0, 1)
-  back_NBT = jnp.maximum(queries.positions - view.window + 1, 0)
-  first_N = jnp.where(queries.segments > 0, first_NBT + back_NBT, C).min(axis=(1, 2)) // block_C
+  queries, keys = (Layout(*(_split(x, _block(x.shape[1])) for x in of)) for of in (view.queries, view.keys))
+  first_BNT = _split(view.first_BT, block_T) + jnp.maximum(queries.positions - view.window + 1, 0)
+  first_N = jnp.where(queries.segments > 0, first_BNT, C).min(axis=(0, 2)) // block_C
   end_N = view.start + block_T * (jnp.arange(first_N.shape[0]) + 1)  # a query sees no key behind its own place
-  return Cut(queries, keys, first_N, jnp.minimum((end_N - 1) // block_C, -(-C // block_C) - 1), view.window)
+  return Cut(queries, keys, first_N, jnp.minimum(-(-end_N // block_C), -(-C // block_C)), view.window)
 
 
 def _block(size: int) -> int:
@@ -148,47 +150,40 @@ def _block(size: int) -> int:
   return min(BLOCK, size)
 
 
-def _padded(x: Array, block: int, axis: int = 1, fill: int = 0) -> Array:
-  """`x` with an axis filled up to a multiple of the block."""
+def _split(x: Array, block: int, axis: int = 1) -> Array:
+  """`x` with an axis as two, blocks and what is in them; the last block is filled up with zeros."""
   missing = -x.shape[axis] % block
-  widths = [(0, missing if place == axis else 0) for place in range(x.ndim)]
-  return jnp.pad(x, widths, constant_values=fill) if missing else x
+  if missing:
+    x = jnp.pad(x, [(0, missing if place == axis else 0) for place in range(x.ndim)])
+  return x.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
 
 
-def _blocks_of_layout(x_BT: Int[Array, "B T"]) -> Int[Array, "N B T"]:
-  block = _block(x_BT.shape[1])
-  return _padded(x_BT, block).reshape(x_BT.shape[0], -1, block).swapaxes(0, 1)
-
-
-def _queries(x_BTHX: Float[Array, "B T H *X"], K: int) -> Float[Array, "N B K M *X"]:
-  """Queries, or what there is one of for each query and head: [B, T, H, ...] in blocks, heads of a group together."""
+def _queries(x_BTHX: Float[Array, "B T H *X"], K: int) -> Float[Array, "B N K M *X"]:
+  """Queries, or what there is one of for each query and head, in blocks; the heads of a group are together."""
   B, T, H, *X = x_BTHX.shape
-  block = _block(T)
-  x_BNTKGX = _padded(x_BTHX, block).reshape(B, -1, block, K, H // K, *X)
-  return jnp.moveaxis(x_BNTKGX, (1, 0, 3), (0, 1, 2)).reshape(-1, B, K, block * (H // K), *X)
+  x_BNTKGX = _split(x_BTHX.reshape(B, T, K, H // K, *X), _block(T))
+  return x_BNTKGX.swapaxes(2, 3).reshape(B, x_BNTKGX.shape[1], K, -1, *X)
 
 
-def _rows(x_NBKMX: Float[Array, "N B K M *X"], shape: tuple[int, ...]) -> Float[Array, "B T H *X"]:
+def _rows(x_BNKMX: Float[Array, "B N K M *X"], shape: tuple[int, ...]) -> Float[Array, "B T H *X"]:
   """What `_queries` cut, as it was."""
   B, T, H, *X = shape
-  N, K = x_NBKMX.shape[0], x_NBKMX.shape[2]
-  x_NBKTGX = x_NBKMX.reshape(N, B, K, -1, H // K, *X)
-  return jnp.moveaxis(x_NBKTGX, (1, 0, 3), (0, 1, 2)).reshape(B, -1, H, *X)[:, :T]
+  N, K = x_BNKMX.shape[1:3]
+  return x_BNKMX.reshape(B, N, K, -1, H // K, *X).swapaxes(2, 3).reshape(B, -1, H, *X)[:, :T]
 
 
-def _key_blocks(k_BKEC: Float[Array, "B K E C"]) -> Float[Array, "N B K E C"]:
-  block = _block(k_BKEC.shape[3])
-  return jnp.moveaxis(_padded(k_BKEC, block, 3).reshape(*k_BKEC.shape[:3], -1, block), 3, 0)
+def _key_blocks(k_BKEC: Float[Array, "B K E C"]) -> Float[Array, "B N K E C"]:
+  return _split(k_BKEC, _block(k_BKEC.shape[3]), 3).transpose(0, 3, 1, 2, 4)
 
 
-def _value_blocks(v_BKCE: Float[Array, "B K C E"]) -> Float[Array, "N B K C E"]:
-  block, (B, K, _, E) = _block(v_BKCE.shape[2]), v_BKCE.shape
-  return jnp.moveaxis(_padded(v_BKCE, block, 2).reshape(B, K, -1, block, E), 2, 0)
+def _value_blocks(v_BKCE: Float[Array, "B K C E"]) -> Float[Array, "B N K C E"]:
+  return _split(v_BKCE, _block(v_BKCE.shape[2]), 2).swapaxes(1, 2)
 
 
 def _at(x: Array, index) -> Array:
-  return jax.lax.dynamic_index_in_dim(x, index, keepdims=False)
+  """A block."""
+  return jax.lax.dynamic_index_in_dim(x, index, 1, keepdims=False)
 
 
-def _add_at(x: Array, added: Array, index) -> Array:
-  return jax.lax.dynamic_update_index_in_dim(x, _at(x, index) + added, index, 0)
+def _put(x: Array, block: Array, index) -> Array:
+  return jax.lax.dynamic_update_index_in_dim(x, block, index, 1)

@@ -11,7 +11,7 @@ NO_WINDOW = 2**30
 
 
 class Layout(NamedTuple):
-  """What each token of a row is, all int32 [B, T].
+  """What each token of a row is, all int32 [B, T] (or B rows in blocks).
 
   Attributes:
     positions: restart at 0 with a segment, and at the prompt's end with each branch.
@@ -19,9 +19,9 @@ class Layout(NamedTuple):
     branches: 0 for the prompt, from 1 for the completions that continue it.
   """
 
-  positions: Int[Array, "*N B T"]
-  segments: Int[Array, "*N B T"]
-  branches: Int[Array, "*N B T"]
+  positions: Int[Array, "..."]
+  segments: Int[Array, "..."]
+  branches: Int[Array, "..."]
 
   @classmethod
   def plain(cls, mask_BT: Int[Array, "B T"]) -> "Layout":

@@ -5,6 +5,7 @@ backward pass: a (B, T, V) array never exists, and neither does a (B, S, V) one.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def token_logps(
     float32 [B, S]; what stands at unused slots is finite and without meaning.
   """
   hidden_BSD = jnp.take_along_axis(hidden_BTD, source_index_BS[..., None], axis=1)
-  chunks = -(-head_VD.shape[0] // chunk)
+  chunks = _Chunks.of(head_VD.shape[0], chunk)
   # Rows and slots as one axis: the gradient of the head then sums over one axis, which no backend needs a copy for.
   hidden_PD = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
   logps_P = _target_logps(hidden_PD, head_VD.astype(hidden_BTD.dtype), target_token_BS.reshape(-1), chunks, softcap)
@@ -69,19 +70,55 @@ def policy_logps(
   return logps_BS, sequence_logps(logps_BS, batch)
 
 
-def _chunked(head_VD, chunks: int):
-  """[chunks, V / chunks, D]. Entry v goes to chunk v % chunks: each chunk takes equally from every vocabulary shard."""
-  V, D = head_VD.shape
-  width = -(-V // chunks)
-  padded = jnp.pad(head_VD, ((0, width * chunks - V), (0, 0))) if width * chunks != V else head_VD
-  return padded.reshape(width, chunks, D).swapaxes(0, 1)
+class _Chunks(NamedTuple):
+  """How the vocabulary is cut: `count` chunks, each of `width` entries of every piece that `tensor` keeps."""
+
+  pieces: int
+  count: int
+  width: int
+
+  @classmethod
+  def of(cls, V: int, chunk: int) -> "_Chunks":
+    mesh = jax.sharding.get_abstract_mesh()
+    split = 1 if mesh.empty else mesh.shape["tensor"]
+    pieces = split if V % split == 0 else 1
+    count = -(-V // chunk)
+    return cls(pieces, count, -(-V // (pieces * count)))
+
+  def start(self, index, V: int):
+    """Where in its piece a chunk starts: the last one does earlier, to be as wide as the others."""
+    return jnp.minimum(index * self.width, V // self.pieces - self.width)
+
+  def slots(self, index, V: int):
+    """[W] the vocabulary entry in each slot of a chunk, and whether an earlier chunk has not had it."""
+    in_piece_W = self.start(index, V) + jnp.arange(self.width)
+    entry_NW = V // self.pieces * jnp.arange(self.pieces)[:, None] + in_piece_W[None, :]
+    return entry_NW.reshape(-1), jnp.tile(in_piece_W >= index * self.width, self.pieces)
+
+  def take(self, head_VD, index):
+    """[W, D], a chunk where it is used."""
+    V, D = head_VD.shape
+    head_NVD = head_VD.reshape(self.pieces, V // self.pieces, D)
+    head_NWD = jax.lax.dynamic_slice_in_dim(head_NVD, self.start(index, V), self.width, axis=1)
+    return gather(head_NWD.reshape(-1, D), "VD", head_VD.dtype)
+
+  def put(self, gradient_VD, found_WD, index):
+    """Writes the gradient of a chunk; what an earlier chunk has had stays."""
+    V, D = gradient_VD.shape
+    gradient_NVD = gradient_VD.reshape(self.pieces, V // self.pieces, D)
+    found_NWD = send_home(found_WD, "VD").astype(gradient_VD.dtype).reshape(self.pieces, self.width, D)
+    start = self.start(index, V)
+    if V // self.pieces % self.width:
+      known_NWD = jax.lax.dynamic_slice_in_dim(gradient_NVD, start, self.width, axis=1)
+      had_W = start + jnp.arange(self.width) < index * self.width
+      found_NWD = jnp.where(had_W[:, None], known_NWD, found_NWD)
+    return jax.lax.dynamic_update_slice_in_dim(gradient_NVD, found_NWD, start, axis=1).reshape(V, D)
 
 
-def _logits(hidden_PD, head_WD, chunk_index, chunks: int, V: int, softcap: float | None):
-  """float32 logits of one chunk; -1e30 where the last entries are padding."""
+def _logits(hidden_PD, head_WD, new_W, softcap: float | None):
+  """float32 logits of one chunk; -1e30 where an earlier chunk has had the entry."""
   logits_PW = soft_capped(jnp.einsum("PD,WD->PW", hidden_PD, head_WD, preferred_element_type=jnp.float32), softcap)
-  token_W = jnp.arange(head_WD.shape[0]) * chunks + chunk_index
-  return jnp.where(token_W[None, :] < V, logits_PW, -1e30)
+  return jnp.where(new_W[None, :], logits_PW, -1e30)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -92,18 +129,17 @@ def _target_logps(hidden_PD, head_VD, target_P, chunks, softcap):
 def _forward(hidden_PD, head_VD, target_P, chunks, softcap):
   V = head_VD.shape[0]
 
-  def step(carry, chunk):
+  def add_chunk(index, carry):
     top_P, total_P, target_logit_P = carry
-    index, head_WD = chunk[0], gather(chunk[1], "VD", chunk[1].dtype)
-    logits_PW = _logits(hidden_PD, head_WD, index, chunks, V, softcap)
+    entry_W, new_W = chunks.slots(index, V)
+    logits_PW = _logits(hidden_PD, chunks.take(head_VD, index), new_W, softcap)
     new_top_P = jnp.maximum(top_P, logits_PW.max(axis=-1))
-    total_P = total_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_PW - new_top_P[..., None]).sum(axis=-1)
-    here_P = jnp.take_along_axis(logits_PW, (target_P // chunks)[..., None], axis=-1)[..., 0]
-    target_logit_P = jnp.where(target_P % chunks == index, here_P, target_logit_P)
-    return (new_top_P, total_P, target_logit_P), None
+    total_P = total_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_PW - new_top_P[:, None]).sum(axis=-1)
+    here_PW = (target_P[:, None] == entry_W[None, :]) & new_W[None, :]
+    return new_top_P, total_P, target_logit_P + jnp.where(here_PW, logits_PW, 0.0).sum(axis=-1)
 
-  start = (jnp.full(target_P.shape, -jnp.inf), jnp.zeros(target_P.shape), jnp.zeros(target_P.shape))
-  (top_P, total_P, target_logit_P), _ = jax.lax.scan(step, start, (jnp.arange(chunks), _chunked(head_VD, chunks)))
+  start = jnp.full(target_P.shape, -jnp.inf), jnp.zeros(target_P.shape), jnp.zeros(target_P.shape)
+  top_P, total_P, target_logit_P = jax.lax.fori_loop(0, chunks.count, add_chunk, start)
   logsumexp_P = top_P + jnp.log(total_P)
   return target_logit_P - logsumexp_P, (hidden_PD, head_VD, target_P, logsumexp_P)
 
@@ -111,27 +147,24 @@ def _forward(hidden_PD, head_VD, target_P, chunks, softcap):
 def _backward(chunks, softcap, residuals, gradient_P):
   """Gradient: d logp / d logit = [target] - softmax; projected back through the head, a chunk at a time."""
   hidden_PD, head_VD, target_P, logsumexp_P = residuals
-  V, D = head_VD.shape
-  dtype = hidden_PD.dtype
+  V, dtype = head_VD.shape[0], hidden_PD.dtype
 
-  def step(hidden_gradient_PD, chunk):
-    index, head_WD = chunk[0], gather(chunk[1], "VD", chunk[1].dtype)
-    logits_PW = _logits(hidden_PD, head_WD, index, chunks, V, softcap)
-    probability_PW = jnp.exp(logits_PW - logsumexp_P[..., None])
-    slot_P = jnp.where(target_P % chunks == index, target_P // chunks, -1)
-    target_PW = slot_P[..., None] == jnp.arange(head_WD.shape[0])[None, :]
-    logit_gradient_PW = gradient_P[..., None] * (target_PW - probability_PW)
+  def add_chunk(index, carry):
+    hidden_gradient_PD, head_gradient_VD = carry
+    entry_W, new_W = chunks.slots(index, V)
+    head_WD = chunks.take(head_VD, index)
+    logits_PW = _logits(hidden_PD, head_WD, new_W, softcap)
+    probability_PW = jnp.exp(logits_PW - logsumexp_P[:, None])
+    logit_gradient_PW = gradient_P[:, None] * ((target_P[:, None] == entry_W[None, :]) - probability_PW)
     if softcap is not None:
       logit_gradient_PW *= 1.0 - jnp.square(jnp.maximum(logits_PW, -softcap) / softcap)
-    logit_gradient_PW = logit_gradient_PW.astype(dtype)
+    logit_gradient_PW = jnp.where(new_W[None, :], logit_gradient_PW, 0.0).astype(dtype)
     hidden_gradient_PD += jnp.einsum("PW,WD->PD", logit_gradient_PW, head_WD, preferred_element_type=jnp.float32)
-    head_gradient_WD = jnp.einsum("PW,PD->WD", logit_gradient_PW, hidden_PD, preferred_element_type=jnp.float32)
-    return hidden_gradient_PD, send_home(head_gradient_WD, "VD").astype(head_VD.dtype)
+    found_WD = jnp.einsum("PW,PD->WD", logit_gradient_PW, hidden_PD, preferred_element_type=jnp.float32)
+    return hidden_gradient_PD, chunks.put(head_gradient_VD, found_WD, index)
 
-  hidden_gradient_PD, head_gradient_CWD = jax.lax.scan(
-    step, jnp.zeros(hidden_PD.shape, jnp.float32), (jnp.arange(chunks), _chunked(head_VD, chunks))
-  )
-  head_gradient_VD = head_gradient_CWD.swapaxes(0, 1).reshape(-1, D)[:V]
+  start = jnp.zeros(hidden_PD.shape, jnp.float32), send_home(jnp.zeros(head_VD.shape, head_VD.dtype), "VD")
+  hidden_gradient_PD, head_gradient_VD = jax.lax.fori_loop(0, chunks.count, add_chunk, start)
   return hidden_gradient_PD.astype(dtype), head_gradient_VD, None
 
 

@@ -1,7 +1,6 @@
 """Log-probabilities of many groups under fixed weights: the reference pass and label scoring are both this."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from medjax.data.examples import Segments
-from medjax.data.packing import assign_rows, choose_shape, fill_rows, row_tokens
+from medjax.data.packing import RowShape, assign_rows, check_groups, fill_rows, row_tokens, shape_of
 from medjax.models.decoder import Params
 from medjax.models.sharding import constrain, place
 from medjax.objectives.logprobs import policy_logps
@@ -37,8 +36,7 @@ def score(
     graph: the decoder.
     params: its parameters.
     groups: prompts with any number of completions each.
-    row_length: least tokens of a packed row; raised to the longest group and to three groups of mean length, which
-      leaves little padding, and rounded up to 64.
+    row_length: most tokens of a packed row; raised to the longest group.
     rows: rows computed at once.
     sharding: where a batch lives, None for the default device.
     advance: told how many groups have just been scored.
@@ -46,23 +44,25 @@ def score(
   Returns:
     For each group float32 [completions], in nats.
   """
-  if not groups:
-    return []
-  lengths = [row_tokens(group) for group in groups]
-  shape = choose_shape(groups, 64 * math.ceil(max(row_length, *lengths, 3 * sum(lengths) / len(lengths)) / 64))
-  scores: list[np.ndarray] = [np.zeros(len(group.completions), np.float32) for group in groups]
-  for first in range(0, len(groups), _CHUNK):
-    chunk = groups[first : first + _CHUNK]
-    assignment = assign_rows(chunk, shape)
+  row_length = max([row_length, *map(row_tokens, groups)])
+  check_groups(groups, row_length)
+  chunks = [groups[first : first + _CHUNK] for first in range(0, len(groups), _CHUNK)]
+  assignments = [assign_rows(chunk, row_length, rows) for chunk in chunks]
+  shapes = [shape_of(chunk, assignment) for chunk, assignment in zip(chunks, assignments, strict=True)]
+  shape = functools.reduce(RowShape.union, shapes, RowShape(0, 0, 0))
+  scores: list[np.ndarray] = []
+  for chunk, assignment in zip(chunks, assignments, strict=True):
+    found = [np.zeros(len(group.completions), np.float32) for group in chunk]
     for start in range(0, len(assignment), rows):
       held = assignment[start : start + rows]
-      batch = fill_rows(chunk, range(first, first + len(chunk)), held, shape, rows)
+      batch = fill_rows(chunk, range(len(chunk)), held, shape, rows)
       logp_BN = np.asarray(jax.device_get(_logp_BN(graph, params, place(batch, sharding))))
       for b, members in enumerate(held):
         at = 0
         for member in members:
           size = len(chunk[member].completions)
-          scores[first + member][:] = logp_BN[b, at : at + size]
+          found[member][:] = logp_BN[b, at : at + size]
           at += size
       advance(sum(map(len, held)))
+    scores += found
   return scores

@@ -67,7 +67,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
   mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
-  mesh.check_divides(described.config, devices, config.train.row_length, config.train.microbatch_rows)
+  mesh.check_divides(described.config, devices, config.train.microbatch_rows)
 
   # ---- Data -----------------------------------------------------------------------------------------------------
   task = tasks.get(config.task) if config.task else None
@@ -78,7 +78,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
   validation, _ = chat.encode_all(found["validation"], encoder, limits)
   logging.info("train: %s", lengths)
   steps = planned_steps(config, len(groups))
-  sharding, score_rows = mesh.batch_sharding(devices), mesh.whole_rows(devices, config.evaluation.batch_size)
+  sharding, score_rows = mesh.batch_sharding(devices), mesh.batch_multiple(devices)
 
   with jax.set_mesh(devices), contextlib.ExitStack() as closing:
     # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
@@ -144,9 +144,10 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       steps,
       config.seed,
       config.train.batch_size,
-      packing.choose_shape(groups, config.train.row_length),
+      config.train.row_length,
       config.train.microbatch_rows,
       mesh.batch_multiple(devices),
+      mesh.row_tile(devices),
       known,
     )
     step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)

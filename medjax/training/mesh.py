@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from medjax.data.packing import TILE
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.sharding import AXES, BATCH, parameter_specs
@@ -39,14 +40,13 @@ def check_one_process() -> None:
     raise UserError("this runs in one process; start it without jax.distributed, on the devices of one machine")
 
 
-def check_divides(config: ModelConfig, mesh: Mesh, row_length: int, microbatch_rows: int = 0) -> None:
+def check_divides(config: ModelConfig, mesh: Mesh, microbatch_rows: int = 0) -> None:
   """Raises UserError where a dimension of the model or the batch does not divide over its mesh axes.
 
   Args:
     config: shape of the model.
     mesh: the devices.
-    row_length: tokens of a row.
-    microbatch_rows: rows of a microbatch, 0 where they are chosen to fit.
+    microbatch_rows: rows of a microbatch, 0 for one on each device.
   """
   sizes = {
     "fsdp": {"the model's width": config.width},
@@ -56,7 +56,6 @@ def check_divides(config: ModelConfig, mesh: Mesh, row_length: int, microbatch_r
       "the model's ffn width": config.ffn_width,
       "the model's vocabulary": config.vocab_size,
     },
-    "sequence": {"train.row_length": row_length},
   }
   for axis, dimensions in sizes.items():
     for what, size in dimensions.items():
@@ -70,7 +69,7 @@ def check_divides(config: ModelConfig, mesh: Mesh, row_length: int, microbatch_r
   if microbatch_rows % batch_multiple(mesh):
     raise UserError(
       f"train.microbatch_rows = {microbatch_rows} does not divide over the {batch_multiple(mesh)} devices of the "
-      f"mesh's data and fsdp axes; make it a multiple of {batch_multiple(mesh)}, or 0 to let it be chosen"
+      f"mesh's data and fsdp axes; make it a multiple of {batch_multiple(mesh)}, or 0 for one row on each device"
     )
 
 
@@ -82,6 +81,11 @@ def batch_multiple(mesh: Mesh) -> int:
 def whole_rows(mesh: Mesh, rows: int) -> int:
   """`rows` rounded up to what divides over the devices that share a batch."""
   return batch_multiple(mesh) * -(-rows // batch_multiple(mesh))
+
+
+def row_tile(mesh: Mesh) -> int:
+  """The length of a row is a multiple of so many tokens, which divide over the devices that share a row."""
+  return math.lcm(TILE, mesh.shape["sequence"])
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

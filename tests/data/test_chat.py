@@ -64,6 +64,14 @@ def test_segments_of_messages_spell_the_rendered_chat():
   assert tokenizer.decode(segments.completions[0]) == "Yes<|end|>"
 
 
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_of_a_text_every_token_is_scored_but_the_first(add_bos):
+  tokenizer = make_tokenizer(add_bos=add_bos)
+  (text,) = chat.Encoder(tokenizer).segments([Example("r", None, "No fever.")])
+  ids = tokenizer("No fever.")["input_ids"]
+  assert text == Segments("r", tuple(ids[:1]), ((*ids[1:], tokenizer.eos_token_id),))
+
+
 def test_pair_and_answers_share_one_prompt():
   encoder = chat.Encoder(make_tokenizer())
   pair, scored = encoder.segments(

@@ -31,7 +31,7 @@ def hidden_states(config):
 def test_each_part_has_the_hidden_states_it_has_alone(config, members):
   in_rows, alone = hidden_states(config)
   shape = packing.RowShape(packed.SHAPE.tokens, 64, 12)
-  assignment = packing.assign_rows(members, shape)
+  assignment = packing.assign_rows(members, shape.tokens)
   batch = packing.fill_rows(members, range(len(members)), assignment, shape, packed.ROWS)
   tokens_BT, mask_BT, _ = packed.plain_arrays(packed.separate(members), rows=12)
   with jax.default_matmul_precision("highest"):
@@ -58,8 +58,10 @@ def test_hidden_states_depend_on_what_a_part_sees():
 @settings(max_examples=200, deadline=None)
 @given(members=st.integers(1, 3).flatmap(lambda branches: packed.groups(branches, most=12)), data=st.data())
 def test_nothing_is_lost(members, data):
-  shape = packing.choose_shape(members, data.draw(st.integers(max(map(packing.row_tokens, members)), 80)))
-  assignment = packing.assign_rows(members, shape)
+  row_length = data.draw(st.integers(max(map(packing.row_tokens, members)), 80))
+  assignment = packing.assign_rows(members, row_length, multiple=data.draw(st.integers(1, 3)))
+  shape = packing.shape_of(members, assignment, tile=1)
+  assert shape.tokens <= row_length
   assert sorted(index for held in assignment for index in held) == list(range(len(members)))
   batch = packing.fill_rows(members, range(100, 100 + len(members)), assignment, shape, len(assignment) + 1)
   assert (batch.segments > 0).sum() == sum(map(packing.row_tokens, members))
@@ -81,19 +83,25 @@ def test_nothing_is_lost(members, data):
 
 @settings(max_examples=50, deadline=None)
 @given(members=packed.groups(2, most=12))
-def test_like_datasets_share_a_shape(members):
-  shape = packing.choose_shape(members, 64)
-  assert shape.scored == 1 << (shape.scored.bit_length() - 1)
-  assert shape.sequences // 2 == 1 << ((shape.sequences // 2).bit_length() - 1)
-  assert packing.choose_shape(members[::-1], 64) == shape
+def test_a_row_holds_what_its_shape_says(members):
+  assignment = packing.assign_rows(members, 64)
+  shape = packing.shape_of(members, assignment, tile=8)
+  loads = [sum(packing.row_tokens(members[index]) for index in held) for held in assignment]
+  scored = [sum(packing.scored_tokens(members[index]) for index in held) for held in assignment]
+  assert shape.tokens % 8 == 0 and shape.tokens - 8 < max(loads) <= shape.tokens
+  assert max(scored) <= shape.scored
+  assert shape.sequences // 2 == 1 << (max(map(len, assignment)) - 1).bit_length()
 
 
-def test_rows_are_filled():
-  """First-fit-decreasing leaves little room: it never needs more than 11/9 of the best packing, plus one row."""
+def test_rows_are_few_and_alike():
+  """First-fit-decreasing never needs more than 11/9 of the best packing, plus one row; then rows are evened out."""
   members = packed.random_groups(200, 2, seed=3)
-  shape = packing.choose_shape(members, 64)
-  least = -(-sum(map(packing.row_tokens, members)) // 64)
-  assert len(packing.assign_rows(members, shape)) <= 1.1 * least
+  total = sum(map(packing.row_tokens, members))
+  for multiple in (1, 8):
+    assignment = packing.assign_rows(members, 256, multiple)
+    assert len(assignment) % multiple == 0 and len(assignment) <= 1.1 * total / 256 + multiple
+    loads = [sum(packing.row_tokens(members[index]) for index in held) for held in assignment]
+    assert max(loads) <= 256 and max(loads) - min(loads) <= 8
 
 
 def test_row_of_two_groups():
@@ -121,4 +129,4 @@ def test_row_of_two_groups():
 )
 def test_what_does_not_fit_is_refused(group, message):
   with pytest.raises(UserError, match=message):
-    packing.choose_shape([Segments("ok", (1,), ((2,),)), group], 21)
+    packing.check_groups([Segments("ok", (1,), ((2,),)), group], 21)

@@ -108,6 +108,7 @@ def test_directory_gives_each_file_its_split(tmp_path):
     ({"prompt": "Q", "completion": " A"}, "Q", " A"),
     ({"prompt": [ASK], "completion": [say("A")]}, (ASK,), "A"),
     ({"messages": [ASK, say("B"), ASK, say("A")]}, (ASK, say("B"), ASK), "A"),
+    ({"text": "A note."}, None, "A note."),
   ],
 )
 def test_examples_in_every_form(tmp_path, row, prompt, completion):

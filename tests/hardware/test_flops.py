@@ -9,9 +9,9 @@ import pytest
 
 from medjax.data.examples import Segments
 from medjax.hardware import flops
-from medjax.models.attention import Layout
 from medjax.models.decoder import bind, head_matrix
 from medjax.models.families import PRESETS
+from medjax.models.views import Layout
 
 
 def test_pairs_of_a_shared_prompt():

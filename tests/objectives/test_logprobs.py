@@ -105,7 +105,11 @@ def test_no_logits_of_all_tokens_in_the_train_step(method):
   BS, BT = packed.ROWS * packed.SHAPE.scored, packed.ROWS * packed.SHAPE.tokens
   found = largest_array(compiled_step(method, V))
   assert V * 8 <= found < min(BS, BT) * V, "larger than the embedding's gradient, smaller than (B, S, V)"
-  whole = jax.jit(naive).lower(jnp.zeros((4, 40, 8)), jnp.zeros((V, 8)), *np.zeros((2, 4, 16), np.int32)).compile()
+  hidden_BTD, slots_BS = (
+    jnp.zeros((packed.ROWS, packed.SHAPE.tokens, 8)),
+    np.zeros((packed.ROWS, packed.SHAPE.scored), int),
+  )
+  whole = jax.jit(naive).lower(hidden_BTD, jnp.zeros((V, 8)), slots_BS, slots_BS).compile()
   assert largest_array(whole.as_text()) >= BS * V, "the search finds such an array where there is one"
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medjax.objectives import preference
@@ -126,6 +126,7 @@ def dpo_functions(config, name):
 @given(members=packed.groups(2), order=st.randoms(use_true_random=False))
 def test_packed_pairs_equal_two_sequences_each(config, name, members, order):
   """Loss, rewards and gradients; reference live, from the cache, and with the pairs in another order."""
+  assume(all(len(set(group.completions)) == 2 for group in members))  # of equal answers all gradients cancel
   params, reference, in_rows, plain = dpo_functions(config, name)
   arrays = packed.plain_arrays(packed.separate(members), 2 * packed.ROWS)
   real_P = np.arange(packed.ROWS) < len(members)

@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from medjax.data.chat import Encoder
 from medjax.data.examples import Example, PreferencePair
-from medjax.data.packing import choose_shape
+from medjax.data.packing import assign_rows, shape_of
 from medjax.models.decoder import build
 from medjax.models.pretrained import load_pretrained
 from medjax.training.step import Objective, loss_sums
@@ -67,7 +67,7 @@ def ours(objective, models, items):
   """(loss, metrics, gradient, the model's config) of the packed rows."""
   policy, reference = (load_pretrained(str(path)) for path in models)
   groups = Encoder(policy.tokenizer).segments(items)
-  batch = packed.pack(groups, choose_shape(groups, 160))
+  batch = packed.pack(groups, shape_of(groups, assign_rows(groups, 160)))
   graph = build(policy.config, "float32")
 
   def loss(params):

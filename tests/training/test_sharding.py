@@ -41,7 +41,7 @@ def two_steps(method: str, sizes, devices):
   rows = rows._replace(reference_logp=np.where(rows.example >= 0, known_BN, 0))
   batches = jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), rows)
   devices = mesh.make_mesh(sizes, devices)
-  mesh.check_divides(packed.CONFIG, devices, packed.SHAPE.tokens)
+  mesh.check_divides(packed.CONFIG, devices)
   with jax.set_mesh(devices), jax.default_matmul_precision("highest"):
     start = state.create(jax.tree.map(jnp.copy, params), optimizer)
     current = jax.device_put(start, state.shardings(start, optimizer, devices))
@@ -138,18 +138,17 @@ def test_sizes_that_do_not_fit_the_devices(sizes, message):
     ),
     ({"ffn_width": 30}, {"tensor": 4}, r"ffn width \(30\)"),
     ({"vocab_size": 61}, {"tensor": 2}, r"vocabulary \(61\)"),
-    ({}, {"sequence": 8}, r"train.row_length \(36\) does not divide by mesh.sequence = 8"),
   ],
 )
 def test_models_that_do_not_fit_the_mesh(changes, sizes, message):
   fits = dataclasses.replace(packed.CONFIG, num_kv_heads=4)
   sizes = {**ONE, "data": -1, **sizes}
   with pytest.raises(UserError, match=message):
-    mesh.check_divides(dataclasses.replace(fits, **changes), mesh.make_mesh(sizes), 36)
+    mesh.check_divides(dataclasses.replace(fits, **changes), mesh.make_mesh(sizes))
 
 
 def test_microbatches_that_do_not_fit_the_mesh():
   devices = mesh.make_mesh({**ONE, "data": 2, "fsdp": 2, "tensor": 2})
-  mesh.check_divides(packed.CONFIG, devices, 40, microbatch_rows=8)
+  mesh.check_divides(packed.CONFIG, devices, microbatch_rows=8)
   with pytest.raises(UserError, match="train.microbatch_rows = 6 does not divide over the 4 devices .* multiple of 4"):
-    mesh.check_divides(packed.CONFIG, devices, 40, microbatch_rows=6)
+    mesh.check_divides(packed.CONFIG, devices, microbatch_rows=6)
