@@ -14,12 +14,10 @@ from typing import Any
 
 import ml_collections
 
+from medjax.config_checks import METHODS, check_study, check_values, get, near, refuse
 from medjax.errors import UserError
 
-METHODS = ("base", "sft", "dpo")
-SPLITS = ("train", "validation", "test")
 _FREE = ("data.columns", "study.grid")  # mappings whose keys are the user's own
-_NOT_IN_GRID = ("task", "method", "seed", "study.")
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -65,17 +63,21 @@ def base_config() -> ml_collections.ConfigDict:
   config.train.microbatch_rows = 0  # rows computed at once, over all devices; 0: one on each device
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.name = "adamw"
+  config.optimizer.name = "adamw"  # adamw | adafactor | lion
+  config.optimizer.moments = "float32"  # float32 | bfloat16: of the first moment; AdamW's second is float32 always
   config.optimizer.learning_rate = 1e-5
   config.optimizer.schedule = "cosine"  # cosine | constant | linear, after the warm-up
   config.optimizer.warmup_steps = 10
-  config.optimizer.weight_decay = 0.0
+  config.optimizer.weight_decay = 0.0  # a step takes learning rate times this off each weight, with every optimizer
   config.optimizer.clip_norm = 1.0  # of the global gradient
 
   config.preference = ml_collections.ConfigDict()
-  config.preference.loss = "sigmoid"  # sigmoid | cdpo
-  config.preference.beta = 0.1
-  config.preference.label_smoothing = 0.0  # of cdpo: how likely a preference is the wrong way round
+  # sigmoid | sigmoid_norm | cdpo | robust | ipo_sum | ipo_mean | hinge, and without a reference model simpo | orpo.
+  config.preference.loss = "sigmoid"
+  config.preference.beta = 0.1  # of orpo its lambda; simpo wants 2 or more
+  config.preference.label_smoothing = 0.0  # of cdpo and robust: how likely a preference is the wrong way round
+  config.preference.gamma = 1.0  # of simpo: the margin that is aimed at; its authors' for Llama-3-8B, with a beta of 2
+  config.preference.sft_weight = 0.0  # of the chosen answers' negative log-likelihood a token, added to the loss
   # precomputed | live | lora_base (the weights below the adapters, where these start at zero).
   config.preference.reference = "precomputed"
   config.preference.pairs = "task"  # task: from the task's labels and its policy; given: columns of data.source
@@ -103,75 +105,23 @@ def base_config() -> ml_collections.ConfigDict:
   config.study.grid = ml_collections.ConfigDict()
   config.lock()
   for key in _FREE:
-    _get(config, key).unlock()
+    get(config, key).unlock()
   return config
-
-
-CHOICES = {
-  "method": METHODS,
-  "model.dtype": ("float32", "bfloat16"),
-  "model.attention": ("auto", "xla"),
-  "model.remat": ("none", "products", "full"),
-  "lora.quantize": ("none", "int8", "nf4"),
-  "data.too_long": ("cut_prompt", "drop", "error"),
-  "optimizer.name": ("adamw",),
-  "optimizer.schedule": ("cosine", "constant", "linear"),
-  "preference.loss": ("sigmoid", "cdpo"),
-  "preference.reference": ("precomputed", "live", "lora_base"),
-  "preference.pairs": ("task", "given"),
-  "evaluation.split": SPLITS,
-}
-_AT_LEAST_ONE = ("train.batch_size", "checkpoint.keep", "evaluation.batch_size")
-_AT_LEAST_TWO = ("train.row_length",)
-_NOT_NEGATIVE = (
-  *("seed", "model.max_length", "data.max_prompt", "data.max_completion", "data.train_rows", "data.validation_rows"),
-  *("data.test_rows", "train.steps", "train.microbatch_rows", "optimizer.warmup_steps", "optimizer.weight_decay"),
-  *("checkpoint.every", "evaluation.every", "lora.rank", "lora.dropout"),
-)
-_POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "preference.beta", "lora.alpha")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
   """Raises UserError, one line with the key, its value and what is allowed, at the first thing that cannot be run."""
   _check_keys(config)
-  for key, allowed in CHOICES.items():
-    value = _get(config, key)
-    if value not in allowed:
-      _refuse(key, value, f"one of {', '.join(allowed)}", _near(str(value), allowed))
-  for keys, least in ((_AT_LEAST_TWO, 2), (_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
-    for key in keys:
-      if not least <= _get(config, key) < float("inf"):
-        _refuse(key, _get(config, key), f"at least {least}")
-  for key in _POSITIVE:
-    if not 0 < _get(config, key) < float("inf"):
-      _refuse(key, _get(config, key), "more than 0")
-  if not config.model.path:
-    _refuse("model.path", "", "the embedded model, a Hugging Face directory, a .gguf file or a hub id")
-  if not 0 <= config.preference.label_smoothing < 0.5:
-    _refuse("preference.label_smoothing", config.preference.label_smoothing, "at least 0 and less than 0.5")
-  if config.preference.label_smoothing and config.preference.loss != "cdpo":
-    _refuse("preference.label_smoothing", config.preference.label_smoothing, "0 unless config.preference.loss is cdpo")
-  if config.lora.dropout >= 1:
-    _refuse("lora.dropout", config.lora.dropout, "less than 1")
-  if not config.lora.rank and config.lora.quantize != "none":
-    _refuse("lora.quantize", config.lora.quantize, "none unless lora.rank is more than 0")
-  if not config.lora.rank and config.preference.reference == "lora_base":
-    _refuse("preference.reference", "lora_base", "precomputed or live unless lora.rank is more than 0")
-  if 0 < config.train.steps < config.optimizer.warmup_steps:
-    _refuse("optimizer.warmup_steps", config.optimizer.warmup_steps, f"at most train.steps = {config.train.steps}")
-  if 0 < config.model.max_length < 2:
-    _refuse("model.max_length", config.model.max_length, "0 (the model's own context) or at least 2")
-  for axis, size in config.mesh.items():
-    if size != -1 and size < 1:
-      _refuse(f"mesh.{axis}", size, "-1 (the rest) or at least 1")
-  if sum(size == -1 for size in config.mesh.values()) > 1:
-    _refuse("mesh", dict(config.mesh.items()), "a size of -1 (the rest) on one axis at most")
-  if config.method == "dpo" and config.preference.pairs == "given" and not config.data.source:
-    _refuse("preference.pairs", "given", "task, unless data.source names rows with prompt, chosen and rejected")
-  for field, column in config.data.columns.items():
-    if not isinstance(column, str) or not column:
-      _refuse(f"data.columns.{field}", column, "the name of a column")
-  _check_study(config)
+  check_values(config, _flat(base_config()))
+  check_study(config.study)
+  for name, candidates in config.study.grid.items():
+    for candidate in candidates:
+      try:
+        trial = with_overrides(config, candidate)
+        _replace(trial.study.grid, {})
+        validate(trial)
+      except UserError as error:
+        raise UserError(f"config.study.grid[{name!r}]: {error}") from None
 
 
 def validate_data(config: ml_collections.ConfigDict) -> None:
@@ -183,37 +133,6 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
       "config.method = 'dpo' has no preference pairs; set config.task, or config.preference.pairs=given "
       "and config.data.source to rows with prompt, chosen and rejected"
     )
-
-
-def _check_study(config: ml_collections.ConfigDict) -> None:
-  study = config.study
-  if not study.methods or len(set(study.methods)) < len(study.methods):
-    _refuse("study.methods", study.methods, f"one or more of {', '.join(METHODS)}, each once")
-  for method in study.methods:
-    if method not in METHODS:
-      _refuse("study.methods", method, f"one of {', '.join(METHODS)}", _near(str(method), METHODS))
-  if not all(isinstance(task, str) and task for task in study.tasks) or len(set(study.tasks)) < len(study.tasks):
-    _refuse("study.tasks", study.tasks, "names of tasks, each once")
-  seeds_fit = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study.seeds)
-  if not study.seeds or not seeds_fit or len(set(study.seeds)) < len(study.seeds):
-    _refuse("study.seeds", study.seeds, "one or more whole numbers from 0, each once")
-  for name, candidates in study.grid.items():
-    key = f"study.grid[{name!r}]"
-    method = name.rpartition("/")[2]
-    if method not in METHODS:
-      _refuse(key, method, "named METHOD or TASK/METHOD", _near(method, METHODS))
-    if not all(isinstance(item, Mapping) for item in candidates):
-      _refuse(key, candidates, "a tuple of mappings such as {'optimizer.learning_rate': 1e-4}")
-    for candidate in candidates:
-      for override in candidate:
-        if str(override).startswith(_NOT_IN_GRID):
-          _refuse(key, override, "a key other than task, method, seed and study.*")
-      try:
-        trial = with_overrides(config, candidate)
-        _replace(trial.study.grid, {})
-        validate(trial)
-      except UserError as error:
-        raise UserError(f"config.{key}: {error}") from None
 
 
 def load(path_with_args: str, overrides: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
@@ -252,10 +171,10 @@ def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, An
   for key, value in overrides.items():
     free = next((name for name in _FREE if str(key).startswith(f"{name}.")), None)
     if free:
-      _get(copy, free)[key[len(free) + 1 :]] = _coerce(key, value, "" if free == "data.columns" else ())
+      get(copy, free)[key[len(free) + 1 :]] = _coerce(key, value, "" if free == "data.columns" else ())
     elif key in known:
       section, _, name = key.rpartition(".")
-      target = _get(copy, section)
+      target = get(copy, section)
       value = _coerce(key, value, known[key])
       if key in _FREE:
         _replace(target[name], value)
@@ -295,7 +214,7 @@ def _run_file(path_with_args: str) -> ml_collections.ConfigDict:
   path = pathlib.Path(name)
   if not path.is_file():
     siblings = [str(other) for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-    raise UserError(f"config file {name} does not exist{_near(str(path), siblings)}")
+    raise UserError(f"config file {name} does not exist{near(str(path), siblings)}")
   spec = importlib.util.spec_from_file_location(f"medjax_config_{path.stem}", path)
   if spec is None or path.suffix != ".py":
     raise UserError(f"config file {name} is not a Python file; give a .py file with get_config()")
@@ -320,7 +239,7 @@ def _run_file(path_with_args: str) -> ml_collections.ConfigDict:
     raise UserError(f"config file {name}: {error}") from None
   config.lock()
   for key in _FREE:
-    _get(config, key).unlock()
+    get(config, key).unlock()
   return config
 
 
@@ -363,7 +282,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
   number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   if isinstance(default, bool):
     value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
-    return value if isinstance(value, bool) else _refuse(key, value, "true or false")
+    return value if isinstance(value, bool) else refuse(key, value, "true or false")
   if isinstance(default, str) and isinstance(value, str):
     return value
   if isinstance(default, int) and number and float(value).is_integer():
@@ -377,7 +296,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
       return {name: _coerce(f"{key}[{name!r}]", candidates, ()) for name, candidates in value.items()}
     return dict(value)
   kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a tuple or list", dict: "a mapping"}
-  _refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
+  refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
 
 
 def _literal(text: str, wants_tuple: bool) -> Any:
@@ -410,12 +329,6 @@ def _plain(value: Any) -> Any:
   return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
-def _get(config: ml_collections.ConfigDict, key: str) -> Any:
-  for name in key.split(".") if key else ():
-    config = config[name]
-  return config
-
-
 def _replace(mapping: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
   for name in list(mapping):
     del mapping[name]
@@ -436,12 +349,3 @@ def _unknown_key(key: str) -> str:
   ]
   hint = f"did you mean {near[0]}?" if near else "see medjax/config.py for the keys there are"
   return f"unknown config key {key!r}; {hint}"
-
-
-def _near(value: str, known: Any) -> str:
-  near = difflib.get_close_matches(value, list(known), 1)
-  return f"; did you mean {near[0]}?" if near else ""
-
-
-def _refuse(key: str, value: Any, allowed: str, hint: str = "") -> None:
-  raise UserError(f"config.{key} is {value!r}; it must be {allowed}{hint}")

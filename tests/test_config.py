@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 from medjax import config as schema
+from medjax import config_checks
 from medjax.errors import UserError
 from medjax.objectives import preference
 
@@ -79,6 +80,20 @@ def test_column_can_be_named_alone():
     ({"preference.beta": "0"}, "config.preference.beta is 0.0; it must be more than 0"),
     ({"preference.label_smoothing": "0.1"}, "config.preference.label_smoothing is 0.1; it must be 0 unless .* is cdpo"),
     ({"preference.label_smoothing": "0.5"}, "config.preference.label_smoothing is 0.5; it must be at least 0 and less"),
+    (
+      {"preference.label_smoothing": "-0.1", "preference.loss": "robust"},
+      "label_smoothing is -0.1; it must be at least",
+    ),
+    ({"preference.gamma": "0.5"}, "preference.gamma is 0.5; it must be left at 1.0 unless .*loss is simpo"),
+    ({"preference.gamma": "-1", "preference.loss": "simpo"}, "preference.gamma is -1.0; it must be at least 0"),
+    ({"preference.sft_weight": "-1"}, "preference.sft_weight is -1.0; it must be at least 0"),
+    ({"preference.sft_weight": "1", "preference.loss": "orpo"}, "sft_weight is 1.0; it must be 0 with .*loss = orpo"),
+    (
+      {"preference.reference": "live", "preference.loss": "simpo"},
+      "preference.reference is 'live'; it must be left at precomputed with .*loss = simpo, which has no reference",
+    ),
+    ({"optimizer.name": "adam"}, "config.optimizer.name is 'adam'.*did you mean adamw?"),
+    ({"optimizer.name": "adafactor", "optimizer.moments": "bfloat16"}, "moments is 'bfloat16'; it must be float32"),
     ({"preference.loss": "sigmoidal"}, "config.preference.loss is 'sigmoidal'.*did you mean sigmoid?"),
     (
       {"method": "dpo", "preference.pairs": "given"},
@@ -212,7 +227,8 @@ def test_loaded_config_is_locked():
 
 
 def test_losses_of_the_schema_are_those_of_the_table():
-  assert set(schema.CHOICES["preference.loss"]) == set(preference.LOSSES)
+  assert config_checks.CHOICES["preference.loss"] == tuple(preference.LOSSES)
+  assert config_checks.REFERENCE_FREE == preference.REFERENCE_FREE
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -23,12 +23,14 @@ from medjax.models.config import ModelConfig
 from medjax.models.decoder import init_params
 from medjax.models.families import PRESETS
 from medjax.models.pretrained import load_config_and_tokenizer
+from medjax.objectives import preference
+from medjax.objectives.objective import objective_of
 from medjax.objectives.scoring import score
 from medjax.training import mesh, state
 from medjax.training.checkpoints import lora_of
-from medjax.training.optimizer import make_optimizer
+from medjax.training.optimizer import make_optimizer, optimizer_settings
 from medjax.training.policy import Policy, frozen_weights, initial_policy, new_adapters
-from medjax.training.step import jitted_step, objective_of
+from medjax.training.step import jitted_step
 from medjax.training.telemetry import progress
 
 METHODS = ("sft", "dpo", "reference", "score", "decode")
@@ -100,7 +102,6 @@ def bench(
     "attention": config.model.attention,
     "remat": config.model.remat,
     "lora": config.lora.to_dict() if config.lora.rank else None,
-    "reference": config.preference.reference if method == "dpo" else None,
     "device_kind": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
     "mesh": dict(devices.shape),
@@ -112,8 +113,9 @@ def bench(
 
 def _train(made: _Bench, method: str, steps: int, shared: bool) -> dict[str, Any]:
   config, graph, policy, devices = made.config, made.graph, made.policy, made.devices
-  known = None
-  if method == "dpo" and config.preference.reference == "precomputed":
+  objective, known = objective_of(config), None
+  where = config.preference.reference if preference.reads_reference(objective) else None
+  if where == "precomputed":
     rows, sharding = mesh.batch_multiple(devices), mesh.batch_sharding(devices)
     known = np.stack(score(graph, policy.params, made.groups, config.train.row_length, rows, sharding))
   plan = Plan(
@@ -121,12 +123,11 @@ def _train(made: _Bench, method: str, steps: int, shared: bool) -> dict[str, Any
     *(config.train.row_length, config.train.microbatch_rows, mesh.batch_multiple(devices), mesh.row_tile(devices)),
     *(known, shared),
   )
-  optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+  optimizer = make_optimizer(*optimizer_settings(config))
   places = state.shardings(state.abstract(policy.trainable, optimizer), optimizer, devices)
-  live = method == "dpo" and config.preference.reference == "live"
-  reference = jax.tree.map(jnp.copy, policy.trainable) if live else None
+  reference = jax.tree.map(jnp.copy, policy.trainable) if where == "live" else None
   current = jax.jit(lambda p: state.create(p, optimizer), out_shardings=places, donate_argnums=0)(policy.trainable)
-  step_fn = jitted_step(graph, objective_of(config), config.optimizer.clip_norm, config.optimizer.weight_decay)
+  step_fn = jitted_step(graph, objective, *optimizer_settings(config))
   scalars = np.float32(config.optimizer.learning_rate), np.uint32(config.seed % 2**32)
   compiled, compilation, clock, timed, losses = {}, 0.0, Clock(), [], []
   with progress(steps, f"bench {method}") as bar:
@@ -154,6 +155,9 @@ def _train(made: _Bench, method: str, steps: int, shared: bool) -> dict[str, Any
   unit = "pairs_per_second" if method == "dpo" else "examples_per_second"
   computed = [item.used * plan.rows * item.batches.tokens.shape[-1] for _, item in timed]
   return {
+    "loss": objective.loss if method == "dpo" else None,
+    "reference": where,
+    "optimizer": config.optimizer.name,
     "rows": plan.rows,
     "row_lengths": sorted({item.batches.tokens.shape[-1] for _, item in timed}),
     unit: clock.rate([config.train.batch_size] * len(timed)),

@@ -14,6 +14,8 @@ from medjax import tasks
 from medjax.data import items
 from medjax.data.examples import Example, PreferencePair, Row
 from medjax.data.loader import planned_steps
+from medjax.objectives.objective import objective_of
+from medjax.objectives.preference import reads_reference
 from medjax.tasks.task import Task
 from medjax.training import checkpoints
 from medjax.training.telemetry import progress
@@ -192,7 +194,7 @@ def _training(settings, run: Run, task: Task) -> Stage:
   tokens = sum(map(_tokens, found)) / len(found)
   drawn = steps * settings.train.batch_size
   reference = 0
-  if run.method == "dpo":
+  if reads_reference(objective_of(settings)):
     reference = drawn if settings.preference.reference == "live" else len(found)
   return Stage(run, "train", (_BACKWARD * drawn + reference) * tokens, steps, len(found))
 

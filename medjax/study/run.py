@@ -27,6 +27,7 @@ from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
 from medjax.evaluation.metrics import higher_is_better, score_texts
 from medjax.models.pretrained import Description, load_config_and_tokenizer, load_pretrained
+from medjax.objectives.preference import REFERENCE_FREE
 from medjax.study import compare, plan, recorded, report, report_html
 from medjax.study.plan import Run, run_config
 from medjax.tasks.baselines import BASELINES
@@ -246,7 +247,7 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
     },
     "baselines": "fitted on the rows that the first seed's SFT run read, scored on the same test rows, not compared",
     "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
-    f"which is its reference; loss {config.preference.loss}",
+    f"{'' if config.preference.loss in REFERENCE_FREE else 'which is its reference; '}loss {config.preference.loss}",
     "chosen": [
       {"task": run.task, "method": run.method, "seed": run.seed, "candidate": run.candidate, **dict(run.overrides)}
       for run in chosen.values()

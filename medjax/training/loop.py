@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import signal
 import time
@@ -24,11 +25,12 @@ from medjax.models import lora as adapters
 from medjax.models import peft
 from medjax.models.pretrained import Description, load_config_and_tokenizer
 from medjax.objectives import preference
+from medjax.objectives.objective import Objective, objective_of
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints, mesh, reference, state
-from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.optimizer import learning_rates, make_optimizer, optimizer_settings
 from medjax.training.policy import base_of, initial_policy, is_adapted
-from medjax.training.step import Objective, jitted_step, objective_of
+from medjax.training.step import jitted_step
 from medjax.training.telemetry import Telemetry, progress
 
 # How far, in nats a sequence, the policy's log-probabilities may be from the reference's where both are one model:
@@ -109,7 +111,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
     # ---- Reference ------------------------------------------------------------------------------------------------
     objective = objective_of(config)
     live, known, known_validation = None, None, None
-    if objective.method == "dpo":
+    if preference.reads_reference(objective):
       about = {"model": repr(described.config), "lora": repr(policy.lora), "quantized": policy.quantized}
       about |= {"dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
       pass_over = (config.train.row_length, score_rows, sharding, about)
@@ -126,7 +128,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
         if validation and config.evaluation.every:
           known_validation = reference.reference_logps(graph, policy.params, validation, *pass_over, advance)
 
-    optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+    optimizer = make_optimizer(*optimizer_settings(config))
     abstract = state.abstract(policy.trainable, optimizer)
     places = state.shardings(abstract, optimizer, devices)
     frozen, initial = policy.frozen, policy.trainable
@@ -150,7 +152,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       mesh.row_tile(devices),
       known,
     )
-    step_fn = jitted_step(graph, objective, config.optimizer.clip_norm, config.optimizer.weight_decay)
+    step_fn = jitted_step(graph, objective, *optimizer_settings(config))
     rates = jax.device_get(learning_rates(config, steps)(np.arange(steps))).astype(np.float32)
     title = f"{config.method} {config.task}".strip()
     telemetry = closing.enter_context(contextlib.closing(Telemetry(workdir, start, steps, title)))
@@ -235,16 +237,18 @@ def check_first_step(values: dict[str, float], objective: Objective, dtype: str)
   """Raises RunError where the first step shows no gradient, or that policy and reference are not one model."""
   if values["grad_norm"] == 0.0:
     raise RunError("step 1: the gradient is zero; every scored token is certain already, or nothing is scored")
-  if objective.method != "dpo":
+  expected = preference.loss_at_reference(objective)
+  if expected is None:
     return
-  expected = preference.loss_at_reference(objective.loss, objective.beta, objective.label_smoothing)
-  tolerance = objective.beta * STEP_0_TOLERANCE[dtype]
+  nats = STEP_0_TOLERANCE[dtype]
+  tolerance, of_rewards = preference.error_at_reference(objective, nats), objective.beta * nats
+  loss = values["loss"] - (objective.sft_weight * values["nll/chosen"] if objective.sft_weight else 0.0)
   rewards = max(abs(values["rewards/chosen"]), abs(values["rewards/rejected"]))
-  if abs(values["loss"] - expected) > tolerance or rewards > tolerance:
+  if abs(loss - expected) > tolerance or rewards > of_rewards:
     raise RunError(
-      f"step 1: the loss is {values['loss']:.6f} and rewards reach {rewards:.6f}, but a policy that starts as its "
-      f"reference has loss {expected:.6f} and rewards 0 (tolerance {tolerance:g} in {dtype}); the reference "
-      "log-probabilities are of other weights, texts or dtype"
+      f"step 1: the loss is {loss:.6f} and rewards reach {rewards:.6f}, but a policy that starts as its "
+      f"reference has loss {expected:.6f} and rewards 0 (tolerances {tolerance:g} and {of_rewards:g} in {dtype}); the "
+      "reference log-probabilities are of other weights, texts or dtype"
     )
 
 
@@ -324,12 +328,19 @@ def _refuse_other_run(workdir: pathlib.Path, saved: dict[str, Any] | None, ident
 
 
 def _validation(graph, params, groups, objective, known, row_length, rows, sharding) -> dict[str, float]:
-  """Loss (and reward accuracy) on the validation split."""
+  """Loss (and of pairs the rewards' accuracy) on the validation split."""
   logps = score(graph, params, groups, row_length, rows, sharding)
   if objective.method == "sft":
     return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
-  margins = (np.stack(logps) - known) @ np.array([1.0, -1.0], np.float32)
-  of_margins = jax.jit(preference.LOSSES[objective.loss], static_argnums=(1, 2))
-  placed = mesh.place(margins, NamedSharding(sharding.mesh, P()))
-  losses = jax.device_get(of_margins(placed, objective.beta, objective.label_smoothing))
-  return {"validation/loss": float(losses.mean()), "validation/rewards/accuracy": float((margins > 0).mean())}
+  logp_P2 = np.stack(logps)
+  length_P2 = np.array([list(map(len, group.completions)) for group in groups], np.float32)
+  reference_P2 = np.zeros_like(logp_P2) if known is None else known
+  placed = mesh.place((logp_P2, reference_P2, length_P2), NamedSharding(sharding.mesh, P()))
+  return {f"validation/{key}": float(value) for key, value in jax.device_get(_pair_means(*placed, objective)).items()}
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _pair_means(logp_P2, reference_P2, length_P2, objective):
+  chosen, rejected = (preference.Answer(logp_P2[:, i], reference_P2[:, i], length_P2[:, i]) for i in (0, 1))
+  loss, metrics = preference.loss_of_pairs(chosen, rejected, jnp.ones_like(chosen.logp), objective)
+  return {"loss": loss.mean, "rewards/accuracy": metrics["rewards/accuracy"].mean}

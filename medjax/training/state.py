@@ -34,12 +34,26 @@ def abstract(params: Params, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def specs(state: TrainState, optimizer: optax.GradientTransformation, mesh: Any) -> TrainState:
-  """The PartitionSpec of each part of the state on a mesh: moments as their parameters, counts everywhere."""
+  """The PartitionSpec of each part of the state on a mesh: moments as their parameters, counts everywhere.
+
+  A factored moment lives as its parameter does on the axes that it has.
+  """
   of_params = parameter_specs(state.params, mesh)
   of_optimizer = optax.tree_map_params(
-    optimizer, lambda _, spec: spec, state.optimizer, of_params, transform_non_params=lambda _: P()
+    optimizer, _moment_spec, state.optimizer, state.params, of_params, transform_non_params=lambda _: P()
   )
   return TrainState(P(), of_params, of_optimizer)
+
+
+def _moment_spec(moment: Any, parameter: Any, spec: P) -> P:
+  """The spec of a moment of the parameter's shape, of that shape without one axis, or of neither (a placeholder)."""
+  if moment.shape == parameter.shape:
+    return spec
+  axes = tuple(spec) + (None,) * (len(parameter.shape) - len(spec))
+  for axis in range(len(parameter.shape)):  # of two axes of one size either will do: what is left is as long
+    if moment.shape == parameter.shape[:axis] + parameter.shape[axis + 1 :]:
+      return P(*axes[:axis], *axes[axis + 1 :])
+  return P()
 
 
 def shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -1,6 +1,5 @@
 """One optimizer step: microbatches summed, one update. SFT and preference losses share everything but the last line."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -8,37 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Float
 
+from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.models.lora import Adapters, Params, join
 from medjax.objectives import preference, sft
 from medjax.objectives.logprobs import policy_logps
+from medjax.objectives.objective import Objective
 from medjax.objectives.sums import Sum
 from medjax.training.optimizer import make_optimizer
 from medjax.training.state import TrainState, specs
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-  """What is minimised: `method` is `sft` or `dpo`, the rest is read by `dpo` (see `objectives.preference`).
-
-  `lora_base`: the reference is the policy without its adapters.
-  """
-
-  method: str
-  loss: str = "sigmoid"
-  beta: float = 0.1
-  label_smoothing: float = 0.0
-  lora_base: bool = False
-
-
-def objective_of(config) -> Objective:
-  """The objective that a run's config asks for."""
-  if config.method == "sft":
-    return Objective("sft")
-  preferences = config.preference
-  lora_base = preferences.reference == "lora_base"
-  return Objective("dpo", preferences.loss, preferences.beta, preferences.label_smoothing, lora_base)
 
 
 def loss_sums(
@@ -48,11 +27,13 @@ def loss_sums(
   reference: Params | None,
   batch: Batch,
   adapters: Adapters = Adapters(),
+  tokens_per_pair: Float[Array, ""] | None = None,
 ) -> tuple[Sum, dict[str, Sum]]:
   """The loss of a batch and its metrics, as totals and counts.
 
   Where `reference` is given, or is the base below the adapters, the reference log-probabilities are computed here
-  (`preference.reference = live` and `lora_base`); otherwise they are read from the batch.
+  (`preference.reference = live` and `lora_base`); otherwise they are read from the batch, where a loss has a reference.
+  Of a batch that is part of a step, `tokens_per_pair` is the step's (`preference.loss_of_pairs`).
   """
   logps_BS, logp_BN = policy_logps(graph, params, batch, adapters)
   if objective.method == "sft":
@@ -61,7 +42,7 @@ def loss_sums(
     batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, params, batch, None)[1]))
   elif reference is not None:
     batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
-  return preference.loss(logp_BN, batch, objective.loss, objective.beta, objective.label_smoothing)
+  return preference.loss(logp_BN, batch, objective, tokens_per_pair)
 
 
 def add_microbatches(function: Callable, batches: Batch, used):
@@ -81,7 +62,8 @@ def add_microbatches(function: Callable, batches: Batch, used):
 def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, reference, batches: Batch, used, key=None):
   """Gradient of the mean loss, the loss and the metrics, each as (its sum over microbatches) / (its summed count).
 
-  k microbatches so equal one big batch: per token for SFT, per pair for preference losses.
+  k microbatches so equal one big batch: per token for SFT, per pair for preference losses. An SFT term beside these is
+  per token of the whole step, whose count is taken ahead.
 
   Args:
     graph: the decoder.
@@ -100,10 +82,11 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
   started = None if reference is None else whole(reference)
   # The reference has no dropout: a policy with it would differ from its reference before it has learned anything.
   drops = Adapters(key if objective.method == "sft" else None)
+  tokens_per_pair = preference.chosen_tokens_per_pair(batches) if objective.sft_weight else None
 
   def of_one(batch: Batch, index):
     def total(params):
-      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index))
+      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index), tokens_per_pair)
       return loss.total, (loss, metrics)
 
     return jax.grad(total, has_aux=True)(params)
@@ -114,13 +97,20 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
 
 
 @functools.lru_cache(maxsize=16)
-def jitted_step(graph: nnx.GraphDef, objective: Objective, clip_norm: float, weight_decay: float):
+def jitted_step(
+  graph: nnx.GraphDef,
+  objective: Objective,
+  clip_norm: float,
+  weight_decay: float,
+  name: str = "adamw",
+  moments: str = "float32",
+):
   """(state, frozen, reference, batches, used, learning rate, seed) -> (new state, metrics); the state is donated.
 
-  `frozen` and `reference` are as in `gradients`; `seed` is that of the adapters' dropout. Cached, so that runs of one
+  `frozen` and `reference` are as in `gradients`, what follows `objective` as in `make_optimizer`; `seed` is that of the adapters' dropout. Cached, so that runs of one
   process that differ in data, seed or learning rate share a compiled program.
   """
-  optimizer = make_optimizer(clip_norm, weight_decay)
+  optimizer = make_optimizer(clip_norm, weight_decay, name, moments)
 
   def train_step(state: TrainState, frozen, reference, batches: Batch, used, learning_rate, seed):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
