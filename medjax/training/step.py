@@ -107,8 +107,9 @@ def jitted_step(
 ):
   """(state, frozen, reference, batches, used, learning rate, seed) -> (new state, metrics); the state is donated.
 
-  `frozen` and `reference` are as in `gradients`, what follows `objective` as in `make_optimizer`; `seed` is that of the adapters' dropout. Cached, so that runs of one
-  process that differ in data, seed or learning rate share a compiled program.
+  `frozen` and `reference` are as in `gradients`, what follows `objective` as in `make_optimizer`; `seed` is that of the
+  adapters' dropout. Cached, so that runs of one process that differ in data, seed or learning rate share a compiled
+  program.
   """
   optimizer = make_optimizer(clip_norm, weight_decay, name, moments)
 

@@ -1,4 +1,4 @@
-"""Preference losses: by hand, by sign, against TRL; and packed pairs against the plain two-sequence layout."""
+"""Preference losses over batches: by hand, and packed pairs against the plain two-sequence layout."""
 
 import functools
 import math
@@ -17,62 +17,17 @@ from medjax.training.step import Objective, loss_sums
 BETA = 0.3
 
 
-def by_hand(name: str, margin: float, beta: float, smoothing: float) -> float:
-  """Each loss from its formula, in Python's floats."""
-  agree = math.log1p(math.exp(-beta * margin))  # -log sigmoid(beta m)
-  disagree = math.log1p(math.exp(beta * margin))
-  return {"sigmoid": agree, "cdpo": (1 - smoothing) * agree + smoothing * disagree}[name]
-
-
-@pytest.mark.parametrize("name", preference.LOSSES)
-def test_values(name):
-  margins = np.array([-8.0, -0.5, 0.0, 0.7, 3.0, 20.0], np.float32)
-  got = jax.jit(preference.LOSSES[name], static_argnums=(1, 2))(margins, 0.25, 0.1)
-  np.testing.assert_allclose(got, [by_hand(name, float(m), 0.25, 0.1) for m in margins], rtol=1e-5)
-
-
-def test_values_as_numbers():
-  """beta m = 1: -log sigmoid(1) = 0.313262, -log sigmoid(-1) = 1.313262, and a tenth of the way between them."""
-  one = jnp.array(2.0)
-  assert float(preference.LOSSES["sigmoid"](one, 0.5, 0.0)) == pytest.approx(0.3132617, abs=1e-6)
-  assert float(preference.LOSSES["sigmoid"](-one, 0.5, 0.0)) == pytest.approx(1.3132617, abs=1e-6)
-  assert float(preference.LOSSES["cdpo"](one, 0.5, 0.1)) == pytest.approx(0.4132617, abs=1e-6)
-  assert float(preference.LOSSES["sigmoid"](one, 0.5, 0.1)) == pytest.approx(0.3132617, abs=1e-6), "no smoothing"
-
-
-@pytest.mark.parametrize("name", preference.LOSSES)
-def test_gradient_signs(name):
-  slope = jax.jit(jax.grad(lambda m: preference.LOSSES[name](m, 0.5, 0.2)))
-  assert slope(0.0) < 0 and slope(-3.0) < slope(0.0), "a wrong order is pushed right, and harder the more it is wrong"
-  if name == "cdpo":  # least where sigmoid(beta m) = 1 - e
-    best = math.log(0.8 / 0.2) / 0.5
-    assert slope(best - 0.5) < 0 < slope(best + 0.5)
-  else:
-    assert slope(10.0) < 0
-
-
-@pytest.mark.parametrize("name", preference.LOSSES)
-def test_extreme_margins_stay_finite(name):
-  value, slope = jax.value_and_grad(lambda m: preference.LOSSES[name](m, 1.0, 0.1))(-1e4)
-  assert np.isfinite(slope) and value == pytest.approx(1e4 * (0.9 if name == "cdpo" else 1.0), rel=1e-3)
-
-
-@pytest.mark.parametrize(("name", "smoothing"), [("sigmoid", 0.0), ("cdpo", 0.0), ("cdpo", 0.3)])
-def test_loss_at_reference_is_ln_2(name, smoothing):
-  assert preference.loss_at_reference(name, 0.7, smoothing) == pytest.approx(math.log(2), abs=1e-6)
-
-
 def test_loss_and_rewards_of_a_batch_by_hand():
   """Two pairs in one row and one in another; the slots that hold no pair count for nothing."""
   logp_BN = jnp.array([[-1.0, -3.0, -4.0, -2.0], [-5.0, -5.5, 9.0, -9.0]])
   reference_BN = np.array([[-2.0, -2.0, -3.0, -3.0], [-5.0, -5.0, 0.0, 0.0]], np.float32)
   example_BN = np.array([[4, 4, 2, 2], [0, 0, -1, -1]], np.int32)
-  batch = packed.pack([])._replace(reference_logp=reference_BN, example=example_BN)
-  total, metrics = jax.jit(preference.loss, static_argnums=(2, 3, 4))(logp_BN, batch, "sigmoid", 0.5, 0.0)
+  batch = packed.pack([], rows=2)._replace(reference_logp=reference_BN, example=example_BN)
+  total, metrics = jax.jit(preference.loss, static_argnums=2)(logp_BN, batch, Objective("dpo", beta=0.5))
   margins = [2.0, -2.0, 0.5]
   assert float(total.count) == 3.0
-  assert float(total.mean) == pytest.approx(np.mean([by_hand("sigmoid", m, 0.5, 0.0) for m in margins]), rel=1e-6)
-  assert {key: float(value.mean) for key, value in metrics.items()} == pytest.approx(
+  assert float(total.mean) == pytest.approx(np.mean([math.log1p(math.exp(-0.5 * m)) for m in margins]), rel=1e-6)
+  assert {key: float(value.mean) for key, value in metrics.items() if key.startswith("rewards/")} == pytest.approx(
     {
       "rewards/chosen": 0.5 * (1.0 - 1.0 + 0.0) / 3,
       "rewards/rejected": 0.5 * (-1.0 + 1.0 - 0.5) / 3,
@@ -83,8 +38,10 @@ def test_loss_and_rewards_of_a_batch_by_hand():
 
 
 def test_gradient_raises_chosen_and_lowers_rejected():
-  batch = packed.pack([])._replace(example=np.array([[0, 0, -1, -1]], np.int32), reference_logp=np.zeros((1, 4)))
-  gradient_BN = jax.grad(lambda logp_BN: preference.loss(logp_BN, batch, "sigmoid", 0.5, 0.0)[0].total)(
+  batch = packed.pack([], rows=1)._replace(
+    example=np.array([[0, 0, -1, -1]], np.int32), reference_logp=np.zeros((1, 4))
+  )
+  gradient_BN = jax.grad(lambda logp_BN: preference.loss(logp_BN, batch, Objective("dpo", beta=0.5))[0].total)(
     jnp.array([[-3.0, -2.0, 1.0, 1.0]])
   )
   assert gradient_BN[0, 0] == -gradient_BN[0, 1] < 0
@@ -146,7 +103,7 @@ def test_packed_pairs_equal_two_sequences_each(config, name, members, order):
   for (loss, metrics), gradient in results:
     np.testing.assert_allclose(loss, wanted, rtol=1e-5, atol=1e-6)
     packed.assert_trees_close(gradient, gradient_wanted)
-    got = {key: float(value.mean) for key, value in metrics.items() if key != "rewards/accuracy"}
+    got = {f"rewards/{key}": float(metrics[f"rewards/{key}"].mean) for key in ("chosen", "rejected", "margin")}
     means = {"chosen": rewards[:, 0].mean(), "rejected": rewards[:, 1].mean(), "margin": margins.mean()}
     assert got == pytest.approx({f"rewards/{key}": float(value) for key, value in means.items()}, abs=1e-5)
     if np.abs(margins).min() > 1e-4:
