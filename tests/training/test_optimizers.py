@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,14 @@ import optax
 import packed
 import pytest
 from jax.sharding import PartitionSpec as P
-from runs import curve, lines, overrides, train
+from runs import curve, overrides, train
 
 from medjax import config as schema
 from medjax.errors import Stopped
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import abstract_params
 from medjax.objectives.objective import Objective
-from medjax.training import checkpoints, loop, mesh, state
+from medjax.training import checkpoints, mesh, state
 from medjax.training.optimizer import make_optimizer, optimizer_settings
 from medjax.training.step import jitted_step
 
@@ -34,7 +33,7 @@ def whole_chain(name, rate, moments):
     return optax.chain(clipping, optax.adamw(rate, weight_decay=DECAY, mu_dtype=moments))
   if name == "lion":
     return optax.chain(clipping, optax.lion(rate, weight_decay=DECAY, mu_dtype=moments))
-  return optax.chain(clipping, optax.adafactor(rate, weight_decay_rate=rate * DECAY))
+  return optax.chain(clipping, optax.adafactor(rate, weight_decay_rate=lambda count: rate(count) * DECAY))
 
 
 CASES = [
@@ -82,17 +81,14 @@ def test_steps_equal_those_of_optax(name, moments):
   theirs = ours
   optimizer = make_optimizer(CLIP, DECAY, name, moments)
   rate_of_step = jnp.array([0.01, 0.02, 0.005])
-  # Adafactor's decay takes no schedule together with a rate here: its rate is constant.
-  rates = [0.01] * 3 if name == "adafactor" else rate_of_step.tolist()
-  wanted = whole_chain(name, 0.01 if name == "adafactor" else lambda count: rate_of_step[count], moments)
+  wanted = whole_chain(name, lambda count: rate_of_step[count], moments)
   moments_of_ours, moments_of_theirs = optimizer.init(ours), wanted.init(theirs)
   update, wanted_update = jax.jit(optimizer.update), jax.jit(wanted.update)
   draw = np.random.default_rng(0)
-  for step, rate in enumerate(rates):
-    scale = (1e-4, 1e-2, 1.0)[step]
-    gradient = jax.tree.map(lambda x: scale * draw.standard_normal(x.shape, np.float32), ours)
+  for rate, scale in zip(rate_of_step, (1e-4, 1e-2, 1.0), strict=True):
+    gradient = jax.tree.map(lambda x, scale=scale: scale * draw.standard_normal(x.shape, np.float32), ours)
     changes, moments_of_ours = update(gradient, moments_of_ours, ours)
-    ours = jax.tree.map(lambda p, u: p - rate * u, ours, changes)
+    ours = jax.tree.map(lambda p, u, rate=rate: p - rate * u, ours, changes)
     changes, moments_of_theirs = wanted_update(gradient, moments_of_theirs, theirs)
     theirs = optax.apply_updates(theirs, changes)
   for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
@@ -129,16 +125,16 @@ def test_factored_moments_live_as_their_weights_do():
   devices = mesh.make_mesh({**ONE, "fsdp": 4, "tensor": 2}, jax.devices())
   optimizer = make_optimizer(1.0, 0.0, "adafactor")
   abstract = state.abstract(abstract_params(WIDE), optimizer)
-  factored, of_factored = abstract.optimizer[1], state.specs(abstract, optimizer, devices).optimizer[1]
-  down, spec = (getattr(factored, f)["blocks"]["mlp"]["down"]["kernel"].shape for f in ("v_row", "v_col")), of_factored
-  assert tuple(down) == ((2, 128), (2, 256))  # of [L, F, D] = [2, 256, 128]
+  factored, spec = abstract.optimizer[1], state.specs(abstract, optimizer, devices).optimizer[1]
+  shapes = [moment["blocks"]["mlp"]["down"]["kernel"].shape for moment in (factored.v_row, factored.v_col)]
+  assert shapes == [(2, 128), (2, 256)]  # of [L, F, D] = [2, 256, 128]
   assert spec.v_row["blocks"]["mlp"]["down"]["kernel"] == P(None, "fsdp")
   assert spec.v_col["blocks"]["mlp"]["down"]["kernel"] == P(None, "tensor")
   assert spec.v["blocks"]["mlp"]["down"]["kernel"] == P()
   assert spec.v_row["embed"]["embedding"] == P("fsdp") and spec.v_col["embed"]["embedding"] == P("tensor")
   assert spec.v["blocks"]["attention"]["q"]["kernel"] == P(None, "fsdp", "tensor", None)
   assert spec.v_row["blocks"]["attention"]["q"]["kernel"] == P()
-  assert of_factored.count == P()
+  assert spec.count == P()
 
 
 @functools.cache
@@ -159,11 +155,11 @@ def test_eight_devices_equal_one(name, moments, sizes):
     assert x.sharding.is_equivalent_to(place, x.ndim)
   for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
     assert (x.shape, x.dtype) == (y.shape, y.dtype)
-  if name == "lion":  # whose update is a sign: where a gradient is rounding error, either sign is right
-    differ = [np.abs(np.asarray(x - y)) > 1e-6 for x, y in zip(*map(jax.tree.leaves, (got.params, wanted.params)))]
-    assert np.mean(np.concatenate([x.ravel() for x in differ])) < 0.01
-  else:
-    packed.assert_trees_close(got.params, wanted.params, 1e-3)
+  # Where a gradient is no more than rounding error its sign is, too, and may move a weight either way.
+  moved = [
+    np.abs(np.asarray(x - y)) > 1e-4 for x, y in zip(*map(jax.tree.leaves, (got.params, wanted.params)), strict=True)
+  ]
+  assert np.mean(np.concatenate([x.ravel() for x in moved])) < 0.01
   big = got.params["blocks"]["mlp"]["down"]["kernel"]
   assert big.size // big.addressable_shards[0].data.size == 8
 
@@ -199,33 +195,3 @@ def test_a_checkpoint_brings_the_state_back(home, tmp_path, monkeypatch, name, m
   train(tmp_path / "stopped", settings)
   assert len(restored) == 1
   assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-  ("loss", "more"), [("robust", {"preference__label_smoothing": 0.1}), ("ipo_mean", {}), ("hinge", {})]
-)
-def test_a_run_checks_the_first_loss_against_its_reference(home, tmp_path, monkeypatch, loss, more):
-  """With an SFT term beside it, and at validation; a reference of other weights is noticed."""
-  settings = overrides(
-    home, "dpo", train__steps=2, preference__loss=loss, preference__sft_weight=0.5, evaluation__every=2, **more
-  )
-  train(tmp_path / "run", settings)
-  first, last = lines(tmp_path / "run")
-  at_reference = {"robust": math.log(2), "ipo_mean": 25.0, "hinge": 1.0}[loss]
-  assert first["loss"] == pytest.approx(at_reference + 0.5 * first["nll/chosen"], abs=2e-3)
-  assert first["kl/chosen"] == pytest.approx(0.0, abs=1e-3) and last["kl/chosen"] != first["kl/chosen"]
-  assert last["validation/loss"] > 0.5 and 0 <= last["validation/rewards/accuracy"] <= 1
-
-
-@pytest.mark.parametrize("loss", ["simpo", "orpo"])
-def test_a_run_without_a_reference_computes_none(home, tmp_path, monkeypatch, loss):
-  def refuse(*arguments):
-    raise AssertionError("a reference pass")
-
-  monkeypatch.setattr(loop.reference, "reference_logps", refuse)
-  settings = overrides(home, "dpo", preference__loss=loss, preference__beta=2.0, evaluation__every=6)
-  train(tmp_path / "run", settings)
-  found = lines(tmp_path / "run")
-  assert found[-1]["loss"] < found[0]["loss"]
-  assert not any(key.startswith("kl/") for key in found[0])
-  assert found[-1]["validation/loss"] > 0
