@@ -30,6 +30,7 @@ PAIRS = [
   ("TSH", " low", "?"),
   ("K 6.9 mmol/L with tall T waves:", " emergency", " routine"),
   ("Cr 88:", " ok", " kidney failure"),
+  ("Ca 2.4 mmol/L:", " normal", " raised"),
 ]
 ITEMS = [PreferencePair(str(index), *pair) for index, pair in enumerate(PAIRS)]
 
@@ -136,12 +137,18 @@ def test_dpo_losses(dpo, loaded, name, trl, more, sft_weight):
     assert found[1][key] == pytest.approx(logged[key][-1], rel=1e-5)
 
 
-def test_ipo_on_sums_is_not_what_dpo_trainer_computes(dpo, loaded):
-  """TRL's CPO trainer has IPO without a reference and on means as well; on one token the two readings are one."""
+def test_ipo_on_sums(dpo, loaded):
+  """TRL's `ipo` is on means. Of answers of one length n, ipo_sum(beta) = n^2 ipo_mean(n beta); of others it is not."""
   made, batch = dpo
   made.loss_types, made.loss_weights = ["ipo"], [1.0]
-  wanted = theirs(made, batch)[0]
-  assert abs(ours(Objective("dpo", "ipo_sum", BETA), loaded)[0] - wanted) > 1.0
+  found = ours(Objective("dpo", "ipo_sum", BETA), loaded)
+  assert abs(found[0] - theirs(made, batch)[0]) > 1.0
+  length = len(PAIRS[5][1]) + 1
+  made.beta = length * BETA
+  value, gradients = theirs(made, made.data_collator([made.train_dataset[5]]))
+  made.beta = BETA
+  scaled = length**2 * value, {name: length**2 * gradient for name, gradient in gradients.items()}
+  assert_equal(ours(Objective("dpo", "ipo_sum", BETA), loaded, ITEMS[5:]), scaled)
 
 
 def test_conservative_dpo(dpo, loaded):
