@@ -99,10 +99,10 @@ def ours(objective, loaded, items=ITEMS):
   return float(value), {key: float(metric.mean) for key, metric in metrics.items()}, gradient, policy.config
 
 
-def assert_equal(found, wanted):
+def assert_equal(found, wanted, relative=1e-5):
   value, _, gradient, config = found
   wanted_value, torch_gradients = wanted
-  assert value == pytest.approx(wanted_value, rel=1e-5)
+  assert value == pytest.approx(wanted_value, rel=relative)
   got = by_tensor(gradient, config)
   for name, theirs_ in torch_gradients.items():
     theirs_ = theirs_.numpy()
@@ -148,7 +148,8 @@ def test_ipo_on_sums(dpo, loaded):
   value, gradients = theirs(made, made.data_collator([made.train_dataset[5]]))
   made.beta = BETA
   scaled = length**2 * value, {name: length**2 * gradient for name, gradient in gradients.items()}
-  assert_equal(ours(Objective("dpo", "ipo_sum", BETA), loaded, ITEMS[5:]), scaled)
+  # A square of the difference of sums of some 40 nats, which are right to float32's seventh digit.
+  assert_equal(ours(Objective("dpo", "ipo_sum", BETA), loaded, ITEMS[5:]), scaled, 1e-4)
 
 
 def test_conservative_dpo(dpo, loaded):
