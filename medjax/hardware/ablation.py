@@ -29,10 +29,12 @@ from medjax.models.layers import soft_capped
 from medjax.models.views import Layout
 from medjax.objectives import preference
 from medjax.objectives.logprobs import sequence_logps, token_logps
+from medjax.objectives.objective import objective_of
+from medjax.objectives.preference import Answer
 from medjax.objectives.scoring import score
 from medjax.objectives.sums import Sum
 from medjax.training import mesh, state
-from medjax.training.optimizer import make_optimizer
+from medjax.training.optimizer import make_optimizer, optimizer_settings
 
 _AHEAD = 1000  # steps that shapes are chosen for
 
@@ -129,7 +131,7 @@ def climb(rung: Rung, config, described, graph, params, groups: Sequence[Segment
     `steps`, `steps_undisturbed`, `peak_bytes`, and `losses` of all steps, those before the clock included.
   """
   known = np.stack(score(graph, params, groups, config.train.row_length, 1)) if rung.precomputed else None
-  optimizer = make_optimizer(config.optimizer.clip_norm, config.optimizer.weight_decay)
+  optimizer = make_optimizer(*optimizer_settings(config))
   reference = None if rung.precomputed else jax.tree.map(jnp.copy, params)
   current, compiled = state.create(params, optimizer), {}
   step_fn = jax.jit(_step(rung, config, graph, described.logit_softcap, optimizer), donate_argnums=0)
@@ -194,7 +196,7 @@ def _longest(group: Segments) -> int:
 
 
 def _step(rung: Rung, config, graph, softcap: float | None, optimizer: optax.GradientTransformation) -> Callable:
-  rate = config.optimizer.learning_rate
+  rate, objective = config.optimizer.learning_rate, objective_of(config)
 
   def logp_BN(params, batch: Batch) -> Float[Array, "B N"]:
     hidden_BTD = bind(graph, params)(batch.tokens, Layout(batch.positions, batch.segments, batch.branches))
@@ -208,11 +210,11 @@ def _step(rung: Rung, config, graph, softcap: float | None, optimizer: optax.Gra
   def loss(params, reference, batch: Batch) -> Sum:
     if reference is not None:
       batch = batch._replace(reference_logp=jax.lax.stop_gradient(logp_BN(reference, batch)))
-    found_BN = logp_BN(params, batch)
-    if rung.rows != "packed":  # a sequence a row: put the two of a pair beside each other
-      found_BN, known_BN, example_BN = (x.reshape(-1, 2) for x in (found_BN, batch.reference_logp, batch.example))
-      batch = batch._replace(reference_logp=known_BN, example=example_BN)
-    return preference.loss(found_BN, batch, "sigmoid", config.preference.beta, 0.0)[0]
+    real_BN, length_BN = batch.example >= 0, sequence_logps(jnp.ones_like(batch.weight), batch)
+    known = logp_BN(params, batch), batch.reference_logp, jnp.maximum(length_BN, 1.0), real_BN.astype(jnp.float32)
+    # The two of a pair are beside each other in a row, or in two rows.
+    (*chosen, real_P), (*rejected, _) = ([x.reshape(-1, 2)[:, place] for x in known] for place in (0, 1))
+    return preference.loss_of_pairs(Answer(*chosen), Answer(*rejected), real_P, objective)[0]
 
   def step(current: state.TrainState, reference, batch: Batch):
     mean, grads = jax.value_and_grad(lambda params: loss(params, reference, batch).mean)(current.params)

@@ -11,9 +11,10 @@ from medjax.data import loader
 from medjax.data.packing import RowShape
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import abstract_params, build
+from medjax.objectives.objective import Objective
 from medjax.training import loop, state
 from medjax.training.optimizer import make_optimizer
-from medjax.training.step import Objective, jitted_step
+from medjax.training.step import jitted_step
 
 
 def temporary_bytes(method: str, vocabulary: int, tokens: int) -> int:
