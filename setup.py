@@ -44,6 +44,7 @@ setuptools.setup(
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
+    "bench": ["torch>=2.13.0", "trl>=1.16.0"],  # what tests/peers/compare.py runs beside medjax
     "cuda12": ["jax[cuda12]>=0.10.2"],
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "test": [
