@@ -17,6 +17,11 @@ def quiet() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   os.environ.setdefault("DATASETS_VERBOSITY", "error")
+  if not [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev").glob("vfio/*")]:
+    # No TPU: where its compiler is installed all the same, it looks for the machine that it is on, and complains.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
   for name in ("jax", "orbax", "grain"):
     logging.getLogger(name).setLevel(logging.ERROR)
   # medjax, Orbax and others share absl's logger; the file that logs tells them apart.
