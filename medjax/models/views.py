@@ -56,12 +56,16 @@ def view(queries: Layout, keys: Layout, start: Int[Array, ""], window: Int[Array
   return View(queries, keys, jnp.take_along_axis(first_BG, queries.segments, axis=1), start, window)
 
 
-def visible(queries: Layout, keys: Layout, window: Int[Array, ""] | int = NO_WINDOW) -> Bool[Array, "B T C"]:
+def sees(queries: Layout, keys: Layout, window: Int[Array, ""] | int) -> Bool[Array, "..."]:
   """The mask rule: same segment, prompt or own branch, not after the query, less than `window` positions back.
 
-  Padding sees padding only, so that no row of a whole softmax is empty.
+  Of queries and keys in shapes that broadcast. Padding sees padding only.
   """
-  back_BTC = queries.positions[:, :, None] - keys.positions[:, None, :]
-  same_segment_BTC = queries.segments[:, :, None] == keys.segments[:, None, :]
-  in_branch_BTC = (keys.branches[:, None, :] == 0) | (keys.branches[:, None, :] == queries.branches[:, :, None])
-  return same_segment_BTC & in_branch_BTC & (back_BTC >= 0) & (back_BTC < window)
+  back = queries.positions - keys.positions
+  in_branch = (keys.branches == 0) | (keys.branches == queries.branches)
+  return (queries.segments == keys.segments) & in_branch & (back >= 0) & (back < window)
+
+
+def visible(queries: Layout, keys: Layout, window: Int[Array, ""] | int = NO_WINDOW) -> Bool[Array, "B T C"]:
+  """Which keys each query sees. Padding sees padding, so that no row of a whole softmax is empty."""
+  return sees(Layout(*(x[:, :, None] for x in queries)), Layout(*(x[:, None, :] for x in keys)), window)
