@@ -13,7 +13,7 @@ REFERENCE_FREE = ("simpo", "orpo")  # losses that compare with no reference mode
 CHOICES = {
   "method": METHODS,
   "model.dtype": ("float32", "bfloat16"),
-  "model.attention": ("auto", "xla"),
+  "model.attention": ("auto", "xla", "pallas", "splash", "cudnn"),
   "model.remat": ("none", "products", "full"),
   "lora.quantize": ("none", "int8", "nf4"),
   "data.too_long": ("cut_prompt", "drop", "error"),

@@ -121,7 +121,10 @@ def _predictions(
   with jax.set_mesh(devices):
     policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices))
     described, params = policy.described, policy.params
-    graph = policy.graph(described.config, config.model.dtype, config.model.attention)
+    attention = config.model.attention
+    if attention == "splash":  # it is for the rows of SFT; here the answers of a row share its prompt
+      attention = "pallas"
+    graph = policy.graph(described.config, config.model.dtype, attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
     with progress(len(rows), title) as bar:

@@ -84,7 +84,9 @@ def bench(
   mesh.check_divides(described, devices, config.train.microbatch_rows)
   with jax.set_mesh(devices):
     policy = policy_of(config, described, devices)
-    graph = policy.graph(described, config.model.dtype, config.model.attention, config.model.remat)
+    plain_rows = method == "sft" or (method == "dpo" and layout == "plain")
+    settings = config.model.dtype, config.model.attention, config.model.remat
+    graph = policy.graph(described, *settings, plain_rows)
     made = _Bench(config, described, groups, devices, policy, graph)
     if method in ("sft", "dpo"):
       measured = _train(made, method, steps, layout == "shared_prompt")

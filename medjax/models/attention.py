@@ -1,4 +1,4 @@
-"""Attention over packed rows: one function, kernels behind it, grouped-query heads."""
+"""Attention over packed rows: one function, kernels behind it (`models.kernels` chooses), grouped-query heads."""
 
 import functools
 import math
@@ -6,31 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from medjax.arrays import Array
-from medjax.errors import UserError
-from medjax.models import blockwise
+from medjax.models import blockwise, library_attention, pallas_attention
 from medjax.models.config import ModelConfig
 from medjax.models.layers import Linear, RMSNorm, keep, soft_capped
 from medjax.models.lora import Adapters, LoraConfig
 from medjax.models.rope import Tables, apply_rope
 from medjax.models.sharding import BATCH, constrain
 from medjax.models.views import Layout, View, visible
-
-IMPLEMENTATIONS = ("auto", "xla")
-
-
-@functools.cache
-def choose_implementation(name: str) -> str:
-  """The implementation that `name` stands for on this backend, logged once; UserError where it cannot run here."""
-  if name not in IMPLEMENTATIONS:
-    raise UserError(f"model.attention is {name!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-  logging.info("attention: xla (blocks of %d, float32 softmax)", blockwise.BLOCK)
-  return "xla"
 
 
 def attend(
@@ -51,7 +38,8 @@ def attend(
     view: which keys a query sees.
     scale: what scores are multiplied by.
     softcap: of the scores, see `soft_capped`.
-    implementation: of `choose_implementation`; a single query is always attended densely.
+    implementation: of `kernels.choose`. A single query is always attended densely; `splash` serves rows that look at
+      themselves and are whole on their device, `pallas` the others.
 
   Returns:
     What it is for queries that see nothing (padding) is finite and without meaning.
@@ -61,7 +49,15 @@ def attend(
   k_BKEC, v_BKCE = constrain(k_BKEC, "BK--"), constrain(v_BKCE, "BK--")
   if q_BTHE.shape[1] == 1:
     return _dense(q_BTHE, k_BKEC, v_BKCE, visible(view.queries, view.keys, view.window), scale, softcap)
-  return _in_blocks(keep(q_BTHE), keep(k_BKEC), keep(v_BKCE), view, scale, softcap, _KERNELS[implementation])
+  q_BTHE, k_BKEC, v_BKCE = keep(q_BTHE), keep(k_BKEC), keep(v_BKCE)
+  places = _Places(q_BTHE, k_BKEC)
+  if implementation == "splash" and (places.split or q_BTHE.shape[1] != k_BKEC.shape[3]):
+    implementation = "pallas"
+  if implementation in _KERNELS:
+    return _in_blocks(q_BTHE, k_BKEC, v_BKCE, view, scale, softcap, _KERNELS[implementation])
+  run = functools.partial(_LIBRARY[implementation], scale=scale, softcap=softcap)
+  inputs = places.queries, places.keys, places.keys, places.view
+  return keep(places.mapped(run, inputs, places.queries)(q_BTHE, k_BKEC, v_BKCE, view))
 
 
 def _dense(q_BTHE, k_BKEC, v_BKCE, visible_BTC, scale, softcap):
@@ -146,7 +142,9 @@ class _Places:
     return view._replace(start=view.start + jax.lax.axis_index("sequence") * view.first_BT.shape[1])
 
 
-_KERNELS = {"xla": blockwise}
+# Kernels with a backward pass of their own, and functions that JAX differentiates.
+_KERNELS = {"xla": blockwise, "pallas": pallas_attention}
+_LIBRARY = {"splash": library_attention.splash, "cudnn": library_attention.cudnn}
 
 
 class Attention(nnx.Module):

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from medjax.arrays import Array
-from medjax.models.attention import Attention, choose_implementation
+from medjax.models import kernels
+from medjax.models.attention import Attention
 from medjax.models.config import SLIDING, ModelConfig
 from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal
 from medjax.models.lora import Adapters, LoraConfig, Params
@@ -86,7 +87,7 @@ class Decoder(nnx.Module):
   Args:
     config: shape and variant.
     dtype: compute dtype.
-    attention: implementation of attention, `auto` or `xla`.
+    attention: implementation of attention, of `kernels.choose`.
     remat: what the backward pass computes again: `none` (nothing), `products` (norms, rotations and activations, from
       the matrix products beside them, which are kept), `full` (each block).
     lora: None, or the low-rank adapters.
@@ -98,14 +99,13 @@ class Decoder(nnx.Module):
     self,
     config: ModelConfig,
     dtype: Any = jnp.float32,
-    attention: str = "auto",
+    attention: str = "xla",
     remat: str = "products",
     lora: LoraConfig | None = None,
     quantize: str = "none",
     *,
     rngs: nnx.Rngs,
   ):
-    attention = choose_implementation(attention)
     self.config = config
     self.dtype = dtype
     self.remat = remat
@@ -195,8 +195,22 @@ def build(
   remat: str = "products",
   lora: LoraConfig | None = None,
   quantize: str = "none",
+  plain_rows: bool = False,
 ) -> nnx.GraphDef:
-  """The decoder as a graph definition without arrays; `bind(graph, params)` gives the module back."""
+  """The decoder as a graph definition without arrays; `bind(graph, params)` gives the module back.
+
+  The kernel of attention is chosen for the devices of the mesh in use.
+
+  Args:
+    config: shape and variant.
+    dtype: compute dtype.
+    attention: `model.attention` of a run's config.
+    remat: see `Decoder`.
+    lora: None, or the low-rank adapters.
+    quantize: see `Decoder`.
+    plain_rows: whether each prompt of a row has one completion, as in SFT.
+  """
+  attention = kernels.choose(attention, config, dtype, plain_rows)
   return nnx.graphdef(
     nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), attention, remat, lora, quantize, rngs=nnx.Rngs(0)))
   )

@@ -87,6 +87,12 @@ def send_home(x: jax.Array, letters: str) -> jax.Array:
   return _constrain(x, letters, _HOME_AXES)
 
 
+def platform() -> str:
+  """`cpu`, `gpu` or `tpu`: what the devices of the mesh in use are, or the default device outside a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
 def tokens_are_split() -> bool:
   """Whether the mesh in use splits the tokens of a row over devices."""
   mesh = jax.sharding.get_abstract_mesh()

@@ -100,7 +100,8 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
     policy = initial_policy(config, described, devices)
-    graph = policy.graph(described.config, config.model.dtype, config.model.attention, config.model.remat)
+    settings, plain_rows = config.model, config.method == "sft"
+    graph = policy.graph(described.config, settings.dtype, settings.attention, settings.remat, plain_rows)
     identity["weights"] = reference.weights_fingerprint(policy.params)
     if policy.frozen is not None:
       identity["base_weights"] = reference.weights_fingerprint(policy.frozen)

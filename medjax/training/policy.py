@@ -47,9 +47,16 @@ class Policy:
     """The whole tree, as the decoder takes it."""
     return self.trainable if self.frozen is None else adapters.join(self.frozen, self.trainable)
 
-  def graph(self, config: ModelConfig, dtype: str, attention: str = "auto", remat: str = "products") -> nnx.GraphDef:
-    """The decoder that takes `params`."""
-    return build(config, dtype, attention, remat, self.lora, self.quantized)
+  def graph(
+    self,
+    config: ModelConfig,
+    dtype: str,
+    attention: str = "auto",
+    remat: str = "products",
+    plain_rows: bool = False,
+  ) -> nnx.GraphDef:
+    """The decoder that takes `params`, see `build`."""
+    return build(config, dtype, attention, remat, self.lora, self.quantized, plain_rows)
 
   @property
   def merged(self) -> Params:
