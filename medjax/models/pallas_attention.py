@@ -23,10 +23,10 @@ from medjax.arrays import Array
 from medjax.models.layers import row_sums, soft_capped
 from medjax.models.views import Layout, View, sees
 
-# Most rows M of a block's scores, and how many scores a block may have: a kernel has 16 MiB of a TPU's fast memory
-# (v5e and v6e), and the third one holds four blocks of float32 scores beside its arrays, which are twice there.
-_MOST_ROWS, _MOST_TOKENS, _MOST_KEYS = 1024, 512, 512
-_SCORES, _SCORES_OF_WIDE_HEADS = 1024 * 512, 1024 * 256
+# Rows M of a block's scores, and how many scores it has, at most: a kernel has 16 MiB of a v4's fast memory and more of a
+# later TPU's; 2048 x 1024 scores take 18 MiB with all that is beside them, where heads are 128 wide.
+_MOST_ROWS, _MOST_SCORES = 1024, 1024 * 512
+_MOST_TOKENS, _MOST_KEYS = 512, 512
 _LANES = 128
 # A hidden score is so far below where the running maximum starts that it weighs nothing even where all are hidden.
 _HIDDEN, _LOWEST = -1e30, -1e20
@@ -334,8 +334,7 @@ def _call(kernel, grid, scalars, inputs, outputs, scratch, interpret: bool) -> l
 def _sizes(q_BTHE, k_BKEC) -> _Sizes:
   (B, T, H, E), (K, _, C) = q_BTHE.shape, k_BKEC.shape[1:]
   tokens = min(max(_power_of_two(_MOST_ROWS // (H // K)), _LANES), _MOST_TOKENS, _LANES * pl.cdiv(T, _LANES))
-  scores = _SCORES if E * q_BTHE.dtype.itemsize <= 2 * _LANES else _SCORES_OF_WIDE_HEADS
-  keys = min(max(_power_of_two(scores // (H // K * tokens)), _LANES), _MOST_KEYS, _LANES * pl.cdiv(C, _LANES))
+  keys = min(max(_power_of_two(_MOST_SCORES // (H // K * tokens)), _LANES), _MOST_KEYS, _LANES * pl.cdiv(C, _LANES))
   return _Sizes(B, K, H // K, E, tokens, keys, pl.cdiv(T, tokens), pl.cdiv(C, keys))
 
 
