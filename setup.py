@@ -45,11 +45,13 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "bench": ["torch>=2.13.0", "trl>=1.16.0"],  # what tests/peers/compare.py runs beside medjax
+    "plan": ["jax[tpu]>=0.10.2"],  # the TPU's compiler, which needs no TPU
     "cuda12": ["jax[cuda12]>=0.10.2"],
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "test": [
       "beartype>=0.23.1",
       "hypothesis>=6.170.15",
+      "jax[tpu]>=0.10.2",
       "peft>=0.21.2",
       "pytest>=9.2.0",
       "pytest-xdist>=3.8.0",

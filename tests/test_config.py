@@ -63,7 +63,10 @@ def test_column_can_be_named_alone():
     ({"model.path": ""}, "config.model.path is ''"),
     ({"method": "dop"}, "config.method is 'dop'; it must be one of base, sft, dpo; did you mean dpo?"),
     ({"model.dtype": "float16"}, "config.model.dtype is 'float16'; it must be one of float32, bfloat16"),
-    ({"model.attention": "splash"}, "config.model.attention is 'splash'"),
+    (
+      {"model.attention": "flash"},
+      "config.model.attention is 'flash'; it must be one of auto, xla, pallas, splash, cudnn",
+    ),
     ({"model.max_length": "1"}, "config.model.max_length is 1"),
     ({"data.too_long": "cut"}, "config.data.too_long is 'cut'; it must be one of cut_prompt, drop, error"),
     ({"data.max_prompt": "-1"}, "config.data.max_prompt is -1; it must be at least 0"),
