@@ -23,8 +23,8 @@ from medjax.arrays import Array
 from medjax.models.layers import row_sums, soft_capped
 from medjax.models.views import Layout, View, sees
 
-# Rows M of a block's scores, and how many scores it has, at most. A kernel has 16 MiB of a v4's fast memory and more of
-# a later TPU's; 2048 x 1024 scores take 18 MiB with all that is beside them, where heads are 128 wide.
+# Rows M of a block's scores, and how many scores it has, at most: a kernel has 16 MiB of a v4's fast memory, and
+# 2048 x 1024 scores take 18 MiB of it with all that is beside them, where heads are 128 wide.
 _MOST_ROWS, _MOST_SCORES = 1024, 1024 * 512
 _MOST_TOKENS, _MOST_KEYS = 512, 512
 _LANES = 128
