@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -121,6 +121,7 @@ class Plan:
     tile: tokens that the length of a row is a multiple of.
     reference_logp: float32 [examples, branches], or None.
     shared: whether the completions of a group share its prompt; else it is computed with each, for comparison.
+    here: the rows of a microbatch that this process feeds (`mesh.rows_here`); others stay empty. None for all.
   """
 
   groups: Sequence[Segments]
@@ -133,6 +134,7 @@ class Plan:
   tile: int = TILE
   reference_logp: np.ndarray | None = None
   shared: bool = True
+  here: Collection[int] | None = None
 
   def __post_init__(self):
     check_groups(self.groups, self.row_length, self.shared)
@@ -171,7 +173,8 @@ class Plan:
     indices, members, assignment = self._assigned(step)
     needed = self._needed(members, assignment)
     M, row = next(shape for shape in self.shapes if shape.holds(needed))
-    flat = fill_rows(members, indices, assignment, row, M * self.rows, self.shared)
+    own = [held if self.here is None or at % self.rows in self.here else [] for at, held in enumerate(assignment)]
+    flat = fill_rows(members, indices, own, row, M * self.rows, self.shared)
     if self.reference_logp is not None:
       branch_N = np.arange(row.sequences) % self.reference_logp.shape[1]
       known_BN = self.reference_logp[flat.example, branch_N]

@@ -152,6 +152,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       mesh.batch_multiple(devices),
       mesh.row_tile(devices),
       known,
+      here=mesh.rows_here(devices, config.train.microbatch_rows or mesh.batch_multiple(devices)),
     )
     step_fn = jitted_step(graph, objective, *optimizer_settings(config))
     rates = jax.device_get(learning_rates(config, steps)(np.arange(steps))).astype(np.float32)

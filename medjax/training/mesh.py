@@ -78,6 +78,12 @@ def batch_multiple(mesh: Mesh) -> int:
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def rows_here(mesh: Mesh, rows: int) -> frozenset[int]:
+  """Which of a microbatch's rows are on devices of this process."""
+  cut = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+  return frozenset(row for (part,) in cut for row in range(rows)[part])
+
+
 def whole_rows(mesh: Mesh, rows: int) -> int:
   """`rows` rounded up to what divides over the devices that share a batch."""
   return batch_multiple(mesh) * -(-rows // batch_multiple(mesh))
