@@ -72,7 +72,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.optimizer.clip_norm = 1.0  # of the global gradient
 
   config.preference = ml_collections.ConfigDict()
-  # sigmoid | sigmoid_norm | cdpo | robust | ipo_sum | ipo_mean | hinge, and without a reference model simpo | orpo.
+  # sigmoid | sigmoid_norm | cdpo | robust | ipo_sum | ipo_mean | hinge, on single answers, good or bad, kto, and
+  # without a reference model simpo | orpo.
   config.preference.loss = "sigmoid"
   config.preference.beta = 0.1  # of orpo its lambda; simpo wants 2 or more
   config.preference.label_smoothing = 0.0  # of cdpo and robust: how likely a preference is the wrong way round
@@ -131,7 +132,7 @@ def validate_data(config: ml_collections.ConfigDict) -> None:
   if config.method == "dpo" and config.preference.pairs == "task" and not config.task:
     raise UserError(
       "config.method = 'dpo' has no preference pairs; set config.task, or config.preference.pairs=given "
-      "and config.data.source to rows with prompt, chosen and rejected"
+      "and config.data.source to rows with prompt, chosen and rejected (of kto also prompt, completion and label)"
     )
 
 

@@ -21,7 +21,7 @@ CHOICES = {
   "optimizer.moments": ("float32", "bfloat16"),
   "optimizer.schedule": ("cosine", "constant", "linear"),
   "preference.loss": (
-    *("sigmoid", "sigmoid_norm", "cdpo", "robust", "ipo_sum", "ipo_mean", "hinge"),
+    *("sigmoid", "sigmoid_norm", "cdpo", "robust", "ipo_sum", "ipo_mean", "hinge", "kto"),
     *REFERENCE_FREE,
   ),
   "preference.reference": ("precomputed", "live", "lora_base"),
@@ -91,6 +91,8 @@ def _check_preference(config: ml_collections.ConfigDict, defaults: Mapping[str, 
     refuse("preference.gamma", settings.gamma, unread)
   if settings.sft_weight and settings.loss == "orpo":
     refuse("preference.sft_weight", settings.sft_weight, "0 with config.preference.loss = orpo, which has that term")
+  if settings.sft_weight and settings.loss == "kto":
+    refuse("preference.sft_weight", settings.sft_weight, "0 with config.preference.loss = kto, which has no such term")
   if settings.reference != "precomputed" and settings.loss in REFERENCE_FREE:
     refuse(
       "preference.reference",
@@ -100,7 +102,7 @@ def _check_preference(config: ml_collections.ConfigDict, defaults: Mapping[str, 
   if not config.lora.rank and settings.reference == "lora_base":
     refuse("preference.reference", "lora_base", "precomputed or live unless lora.rank is more than 0")
   if config.method == "dpo" and settings.pairs == "given" and not config.data.source:
-    refuse("preference.pairs", "given", "task, unless data.source names rows with prompt, chosen and rejected")
+    refuse("preference.pairs", "given", "task, unless data.source names rows of preferences")
 
 
 def check_study(study: ml_collections.ConfigDict) -> None:

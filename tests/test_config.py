@@ -90,6 +90,7 @@ def test_column_can_be_named_alone():
     ({"preference.gamma": "0.5"}, "preference.gamma is 0.5; it must be left at 1.0 unless .*loss is simpo"),
     ({"preference.gamma": "-1", "preference.loss": "simpo"}, "preference.gamma is -1.0; it must be at least 0"),
     ({"preference.sft_weight": "-1"}, "preference.sft_weight is -1.0; it must be at least 0"),
+    ({"preference.sft_weight": "1", "preference.loss": "kto"}, "sft_weight is 1.0; it must be 0 with .*loss = kto"),
     ({"preference.sft_weight": "1", "preference.loss": "orpo"}, "sft_weight is 1.0; it must be 0 with .*loss = orpo"),
     (
       {"preference.reference": "live", "preference.loss": "simpo"},

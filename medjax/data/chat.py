@@ -8,11 +8,11 @@ from typing import Any
 import jinja2
 
 from medjax import files
-from medjax.data.examples import Example, Message, PreferencePair, Segments
+from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Segments
 from medjax.errors import UserError
 
 Prompt = tuple[Message, ...] | str
-Item = Example | PreferencePair | tuple[str, Prompt, Sequence[str]]  # the tuple: id, prompt, answers
+Item = Example | PreferencePair | JudgedAnswer | tuple[str, Prompt, Sequence[str]]  # the tuple: id, prompt, answers
 _DATE = "26 Jul 2024"  # Llama 3.x templates print a date; a fixed one keeps prompts equal from day to day
 _PROBE = "medjax probe"
 
@@ -72,7 +72,7 @@ class Encoder:
     return self._continuing(texts)
 
   def segments(self, items: Iterable[Item]) -> list[Segments]:
-    """Segments of examples, preference pairs (chosen, then rejected) or `(id, prompt, answers)`, tokenised in batches.
+    """Segments of examples, pairs (chosen, then rejected), judged answers or `(id, prompt, answers)`, in batches.
 
     Of an example without a prompt the whole text is scored, but for its first token, from which it is predicted:
     BOS, or for models that have none the text's own.
@@ -83,7 +83,7 @@ class Encoder:
     """
     items = [_parts(item) for item in items]
     prompt_texts, answer_texts, ends = [], [], []
-    for id_, prompt, answers in items:
+    for id_, prompt, answers, _ in items:
       if prompt is not None and not prompt:
         raise UserError(f"row {id_}: the prompt is empty; remove the row or fill it")
       if prompt is None:
@@ -106,11 +106,11 @@ class Encoder:
       ids if ended else (*ids, self.eos) for ids, ended in zip(self._continuing(answer_texts), ends, strict=True)
     )
     made = [
-      Segments(id_, ids, tuple(next(completions) for _ in answers))
-      for (id_, _, answers), ids in zip(items, prompts, strict=True)
+      Segments(id_, ids, tuple(next(completions) for _ in answers), desirable)
+      for (id_, _, answers, desirable), ids in zip(items, prompts, strict=True)
     ]
     return [
-      _scored_throughout(each) if prompt is None else each for each, (_, prompt, _) in zip(made, items, strict=True)
+      _scored_throughout(each) if prompt is None else each for each, (_, prompt, *_) in zip(made, items, strict=True)
     ]
 
   def _completed(self, id_: str, prompt: tuple[Message, ...], text: str, answer: str) -> str:
@@ -191,13 +191,12 @@ def _scored_throughout(text: Segments) -> Segments:
   return Segments(text.id, ids[:1], (ids[1:],))
 
 
-def _parts(item: Item) -> tuple[str, Prompt, tuple[str, ...]]:
-  if isinstance(item, Example):
-    return item.id, item.prompt, (item.completion,)
-  if isinstance(item, PreferencePair):
-    return item.id, item.prompt, (item.chosen, item.rejected)
-  id_, prompt, answers = item
-  return id_, prompt, tuple(answers)
+def _parts(item: Item) -> tuple[str, Prompt | None, tuple[str, ...], bool]:
+  """Id, prompt, answers, and whether the first of them is desirable."""
+  if isinstance(item, tuple):
+    id_, prompt, answers = item
+    return id_, prompt, tuple(answers), True
+  return item.id, item.prompt, item.answers, not isinstance(item, JudgedAnswer) or item.desirable
 
 
 @dataclasses.dataclass(frozen=True)

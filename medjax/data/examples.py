@@ -38,6 +38,11 @@ class Example:
   prompt: tuple[Message, ...] | str | None
   completion: str
 
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """What continues the prompt in its group."""
+    return (self.completion,)
+
 
 @dataclasses.dataclass(frozen=True)
 class PreferencePair:
@@ -49,11 +54,44 @@ class PreferencePair:
   rejected: str
   how: str = "given"
 
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """What continues the prompt in its group."""
+    return self.chosen, self.rejected
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedAnswer:
+  """A prompt, an answer, and whether it is a desirable one.
+
+  Attributes:
+    id: the row's, or of an answer of a pair the pair's with `/chosen` or `/rejected` behind it.
+    prompt: chat messages, or text that is used as it is.
+    completion: the answer.
+    desirable: whether answers like it are wanted.
+    unrelated: an answer to another prompt, on which KTO measures how far the policy has moved at large.
+  """
+
+  id: str
+  prompt: tuple[Message, ...] | str
+  completion: str
+  desirable: bool
+  unrelated: str = ""
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """What continues the prompt in its group."""
+    return self.completion, self.unrelated
+
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-  """Token ids of one group: a prompt and the completions that continue it, BOS and EOS included where they belong."""
+  """Token ids of one group: a prompt and the completions that continue it, BOS and EOS included where they belong.
+
+  `desirable` is that of a judged answer, the first completion; it says nothing of other groups.
+  """
 
   id: str
   prompt: tuple[int, ...]
   completions: tuple[tuple[int, ...], ...]
+  desirable: bool = True

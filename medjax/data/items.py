@@ -12,7 +12,8 @@ from typing import Any
 import ml_collections
 
 from medjax import files
-from medjax.data.examples import Example, Message, PreferencePair, Row
+from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Row
+from medjax.data.judged import answers_of_pairs, with_unrelated
 from medjax.data.sources import Record, read_records, split_name
 from medjax.errors import UserError
 
@@ -21,7 +22,8 @@ if typing.TYPE_CHECKING:
 
 _SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)  # upper ends of train and validation; the rest is test
-_TEXT_FIELDS = ("id", "split", "prompt", "completion", "messages", "text", "chosen", "rejected")
+_TEXT_FIELDS = ("id", "split", "prompt", "completion", "messages", "text", "chosen", "rejected", "label")
+_JUDGEMENTS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list[Row]]:
@@ -66,7 +68,7 @@ def rows_to_predict(config: ml_collections.ConfigDict, task: "Task", source: str
 
 
 def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None) -> dict[str, list]:
-  """What a stage of training reads: examples for `sft`, preference pairs for `dpo`.
+  """What a stage of training reads: examples for `sft`, preference pairs for `dpo`, with `kto` judged answers.
 
   Args:
     config: a validated run config.
@@ -79,6 +81,7 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
     UserError: a row that does not fit, with file and line; no train rows.
   """
   wants_pairs = config.method == "dpo"
+  wants_judged = wants_pairs and config.preference.loss == "kto"
   if task is not None and not (wants_pairs and config.preference.pairs == "given"):
     rows = task_rows(config, task)
     if wants_pairs:
@@ -89,16 +92,21 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
     if not config.data.source:
       raise UserError("config.data.source is empty; name a file with prompts and answers, or set config.task")
     records = read_records(config.data.source)
+    columns = _columns(config, _TEXT_FIELDS)
     convert = pairs_from_records if wants_pairs else examples_from_records
-    converted = convert(records, _columns(config, _TEXT_FIELDS))
+    if wants_judged and columns.get("chosen", "chosen") not in records[0].values:
+      convert = judged_from_records
+    converted = convert(records, columns)
     splits = _given_splits(config, records) or ["train"] * len(records)
     items = _limited(config, _by_split(converted, splits))
   if not items["train"]:
     raise UserError(f"no train rows in {config.data.source or task.name}")
+  if wants_judged:
+    return {split: with_unrelated(answers_of_pairs(items[split])) for split in _SPLITS[:2]}
   return {split: items[split] for split in _SPLITS[:2]}
 
 
-def fingerprint(items: Iterable[Row | Example | PreferencePair]) -> str:
+def fingerprint(items: Iterable[Row | Example | PreferencePair | JudgedAnswer]) -> str:
   """Names the content of rows or items: equal on every machine, different where any field differs."""
   return files.fingerprint([{**_plain_fields(item), "kind": type(item).__name__} for item in items])
 
@@ -114,15 +122,30 @@ def examples_from_records(records: Sequence[Record], columns: Mapping[str, str])
   Raises:
     UserError: a missing column or a value of another form, with file and line.
   """
+  return _unique(records, lambda record: _example(record, columns))
 
-  def convert(record: Record) -> Example:
-    prompt, messages, text = (columns.get(name, name) for name in ("prompt", "messages", "text"))
-    if prompt not in record.values and messages in record.values:
-      before, completion = _last_answer(record, messages, _messages(record, messages))
-      return Example(_id(record, columns), before, completion)
-    if prompt not in record.values and text in record.values:
-      return Example(_id(record, columns), None, _text(record, text, record.values[text]))
-    return Example(_id(record, columns), _prompt(record, columns), _answer(record, columns, "completion"))
+
+def judged_from_records(records: Sequence[Record], columns: Mapping[str, str]) -> list[JudgedAnswer]:
+  """Judged answers from rows of a prompt and a completion, as for SFT, and of `label`: true or false, or 1 or 0.
+
+  Args:
+    records: rows.
+    columns: our field -> column, where the names differ.
+
+  Raises:
+    UserError: a missing column or a value of another form, with file and line.
+  """
+  name = columns.get("label", "label")
+
+  def convert(record: Record) -> JudgedAnswer:
+    label = record.column(name, "label")
+    example = _example(record, columns)
+    if example.prompt is None:
+      raise UserError(f"{record.where}: a text has no prompt; answers are judged given a prompt")
+    desirable = _JUDGEMENTS.get(str(label).strip().casefold())
+    if desirable is None:
+      raise UserError(f"{record.where}: {name} is {label!r}; it must be true or false, or 1 or 0")
+    return JudgedAnswer(example.id, example.prompt, example.completion, desirable)
 
   return _unique(records, convert)
 
@@ -275,6 +298,16 @@ def _id(record: Record, columns: Mapping[str, str]) -> str:
   return str(value)
 
 
+def _example(record: Record, columns: Mapping[str, str]) -> Example:
+  prompt, messages, text = (columns.get(name, name) for name in ("prompt", "messages", "text"))
+  if prompt not in record.values and messages in record.values:
+    before, completion = _last_answer(record, messages, _messages(record, messages))
+    return Example(_id(record, columns), before, completion)
+  if prompt not in record.values and text in record.values:
+    return Example(_id(record, columns), None, _text(record, text, record.values[text]))
+  return Example(_id(record, columns), _prompt(record, columns), _answer(record, columns, "completion"))
+
+
 def _prompt(record: Record, columns: Mapping[str, str]) -> tuple[Message, ...] | str:
   name = columns.get("prompt", "prompt")
   value = record.column(name, "prompt")
@@ -320,7 +353,7 @@ def _kind(value: Any) -> str:
   return "empty" if value in (None, "", []) else f"a {type(value).__name__}"
 
 
-def _plain_fields(item: Row | Example | PreferencePair) -> dict[str, Any]:
+def _plain_fields(item: Row | Example | PreferencePair | JudgedAnswer) -> dict[str, Any]:
   return {field.name: _jsonable(getattr(item, field.name)) for field in dataclasses.fields(item)}
 
 

@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     weight: float32 [B, S], 1 for a scored token, 0 for an unused slot.
     example: int32 [B, N], index of the example that a sequence belongs to, -1 for none.
     reference_logp: float32 [B, N], the sequence's log-probability under the reference model (0 where not needed).
+    desirable: bool [B, N], `Segments.desirable` of the sequence's group.
   """
 
   tokens: np.ndarray
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
   weight: np.ndarray
   example: np.ndarray
   reference_logp: np.ndarray
+  desirable: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ class RowShape:
     """Rows of padding."""
     T, S, N = (np.zeros((rows, size), np.int32) for size in (self.tokens, self.scored, self.sequences))
     zeros_BS, zeros_BN = np.zeros(S.shape, np.float32), np.zeros(N.shape, np.float32)
-    return Batch(T, T.copy(), T.copy(), T.copy(), S, S.copy(), S.copy(), zeros_BS, N - 1, zeros_BN)
+    return Batch(T, T.copy(), T.copy(), T.copy(), S, S.copy(), S.copy(), zeros_BS, N - 1, zeros_BN, N > 0)
 
 
 def row_tokens(group: Segments, shared: bool = True) -> int:
@@ -77,7 +79,7 @@ def row_tokens(group: Segments, shared: bool = True) -> int:
 
 
 def _apart(group: Segments) -> list[Segments]:
-  return [Segments(group.id, group.prompt, (completion,)) for completion in group.completions]
+  return [dataclasses.replace(group, completions=(completion,)) for completion in group.completions]
 
 
 def scored_tokens(group: Segments) -> int:
@@ -194,6 +196,7 @@ def fill_rows(
         batch.sequence_id[b, scored:end] = sequence
         batch.weight[b, scored:end] = 1.0
         batch.example[b, sequence] = indices[member]
+        batch.desirable[b, sequence] = group.desirable
         scored, sequence, start = end, sequence + 1, start + len(inputs)
       for branch, first, tokens in parts:
         end = at + len(tokens)

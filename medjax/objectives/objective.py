@@ -8,7 +8,7 @@ class Objective:
   """What is minimised: `method` is `sft` or `dpo`, the rest is read by `dpo` (see `objectives.preference`).
 
   Attributes:
-    method: `sft`, or `dpo` for any loss on preference pairs.
+    method: `sft`, or `dpo` for any preference loss.
     loss: key of `preference.LOSSES`.
     beta: weight of the implicit KL penalty; each loss says what else it is.
     label_smoothing: chance that a pair's labels are swapped (`cdpo`, `robust`).

@@ -99,6 +99,15 @@ def hinge(chosen: Answer, rejected: Answer, objective: Objective) -> Float[Array
   return jax.nn.relu(1 - objective.beta * (chosen.ratio - rejected.ratio))
 
 
+def kto(chosen: Answer, rejected: Answer, objective: Objective) -> Float[Array, "..."]:
+  """KTO: 1 - sigmoid(beta (r - z0)) of a desirable answer of log-ratio r, 1 - sigmoid(beta (z0 - r)) of another one.
+
+  Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7 and 8, with both weights 1. Here `chosen` is the answer and `rejected`
+  the reference point z0, or the other way round where the answer is undesirable; `objectives.kto` makes them.
+  """
+  return jax.nn.sigmoid(objective.beta * (rejected.ratio - chosen.ratio))
+
+
 def simpo(chosen: Answer, rejected: Answer, objective: Objective) -> Float[Array, "..."]:
   """SimPO: -log sigmoid(beta (a_chosen - a_rejected) - gamma), Meng et al. 2024, arXiv 2405.14734, eq. 6.
 
@@ -132,6 +141,7 @@ LOSSES: dict[str, Loss] = {
   "ipo_sum": ipo_sum,
   "ipo_mean": ipo_mean,
   "hinge": hinge,
+  "kto": kto,
   "simpo": simpo,
   "orpo": orpo,
 }
@@ -139,14 +149,15 @@ REFERENCE_FREE = ("simpo", "orpo")
 
 
 def reads_reference(objective: Objective) -> bool:
-  """Whether the objective is a loss on pairs that compares the policy with a reference model."""
+  """Whether the objective is a preference loss that compares the policy with a reference model."""
   return objective.method == "dpo" and objective.loss not in REFERENCE_FREE
 
 
 def loss_at_reference(objective: Objective) -> float | None:
   """The loss (without the SFT term) where the policy is the reference: what step 0 must show. None without one.
 
-  ln 2 for `sigmoid`, `sigmoid_norm`, `cdpo` and `robust`, 1 / (4 beta^2) for `ipo_sum` and `ipo_mean`, 1 for `hinge`.
+  ln 2 for `sigmoid`, `sigmoid_norm`, `cdpo` and `robust`, 1 / (4 beta^2) for `ipo_sum` and `ipo_mean`, 1 for `hinge`,
+  1/2 for `kto`.
   """
   return _loss_of_ratios(objective, 0.0, 0.0) if reads_reference(objective) else None
 
@@ -183,6 +194,11 @@ def loss(
   Returns:
     As `loss_of_pairs`.
   """
+  return loss_of_pairs(*answers_of(logp_BN, batch), objective, tokens_per_pair)
+
+
+def answers_of(logp_BN: Float[Array, "B N"], batch: Batch) -> tuple[Answer, Answer, Float[Array, "B P"]]:
+  """The first and the second answer of each group of two, and 1 for the groups that exist; arguments as of `loss`."""
   real_BN = batch.example >= 0
   length_BN = sequence_logps(jnp.ones_like(batch.weight), batch)
   # What no pair fills is given values at which every loss and its gradient are finite; it counts for nothing.
@@ -191,8 +207,8 @@ def loss(
     jnp.where(real_BN, batch.reference_logp, -1.0),
     jnp.maximum(length_BN, 1.0),
   )
-  chosen, rejected = (Answer(*(x_BN[:, first::2] for x_BN in filled)) for first in (0, 1))
-  return loss_of_pairs(chosen, rejected, real_BN[:, ::2].astype(jnp.float32), objective, tokens_per_pair)
+  first, second = (Answer(*(x_BN[:, place::2] for x_BN in filled)) for place in (0, 1))
+  return first, second, real_BN[:, ::2].astype(jnp.float32)
 
 
 def loss_of_pairs(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from medjax import config as schema
 from medjax import tasks
 from medjax.data import items
-from medjax.data.examples import Example, PreferencePair, Row
+from medjax.data.examples import Example, JudgedAnswer, PreferencePair, Row
 from medjax.data.loader import planned_steps
 from medjax.objectives.objective import objective_of
 from medjax.objectives.preference import reads_reference
@@ -199,10 +199,9 @@ def _training(settings, run: Run, task: Task) -> Stage:
   return Stage(run, "train", (_BACKWARD * drawn + reference) * tokens, steps, len(found))
 
 
-def _tokens(item: Example | PreferencePair) -> float:
-  """Tokens of an example or pair, the prompt once."""
-  answers = (item.completion,) if isinstance(item, Example) else (item.chosen, item.rejected)
-  return (_characters(item.prompt) + sum(map(len, answers))) / _CHARACTERS
+def _tokens(item: Example | PreferencePair | JudgedAnswer) -> float:
+  """Tokens of a group, the prompt once."""
+  return (_characters(item.prompt) + sum(map(len, item.answers))) / _CHARACTERS
 
 
 def _characters(prompt: Sequence[Mapping[str, str]] | str) -> int:

@@ -24,7 +24,7 @@ from medjax.errors import RunError, Stopped, UserError
 from medjax.models import lora as adapters
 from medjax.models import peft
 from medjax.models.pretrained import Description, load_config_and_tokenizer
-from medjax.objectives import preference
+from medjax.objectives import kto, preference
 from medjax.objectives.objective import Objective, objective_of
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints, mesh, reference, state
@@ -330,19 +330,24 @@ def _refuse_other_run(workdir: pathlib.Path, saved: dict[str, Any] | None, ident
 
 
 def _validation(graph, params, groups, objective, known, row_length, rows, sharding) -> dict[str, float]:
-  """Loss (and of pairs the rewards' accuracy) on the validation split."""
+  """Loss (and of preference losses the rewards' accuracy) on the validation split."""
   logps = score(graph, params, groups, row_length, rows, sharding)
   if objective.method == "sft":
     return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
   logp_P2 = np.stack(logps)
   length_P2 = np.array([list(map(len, group.completions)) for group in groups], np.float32)
   reference_P2 = np.zeros_like(logp_P2) if known is None else known
-  placed = mesh.place((logp_P2, reference_P2, length_P2), NamedSharding(sharding.mesh, P()))
+  desirable_P = np.array([group.desirable for group in groups])
+  placed = mesh.place((logp_P2, reference_P2, length_P2, desirable_P), NamedSharding(sharding.mesh, P()))
   return {f"validation/{key}": float(value) for key, value in jax.device_get(_pair_means(*placed, objective)).items()}
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _pair_means(logp_P2, reference_P2, length_P2, objective):
-  chosen, rejected = (preference.Answer(logp_P2[:, i], reference_P2[:, i], length_P2[:, i]) for i in (0, 1))
-  loss, metrics = preference.loss_of_pairs(chosen, rejected, jnp.ones_like(chosen.logp), objective)
+@functools.partial(jax.jit, static_argnums=4)
+def _pair_means(logp_P2, reference_P2, length_P2, desirable_P, objective):
+  first, second = (preference.Answer(logp_P2[:, i], reference_P2[:, i], length_P2[:, i]) for i in (0, 1))
+  real_P = jnp.ones_like(first.logp)
+  if objective.loss == "kto":
+    loss, metrics = kto.loss(first, second, real_P, desirable_P, objective)
+  else:
+    loss, metrics = preference.loss_of_pairs(first, second, real_P, objective)
   return {"loss": loss.mean, "rewards/accuracy": metrics["rewards/accuracy"].mean}

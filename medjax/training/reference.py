@@ -80,12 +80,12 @@ def reference_logps(
   described: Mapping[str, Any],
   advance: Callable[[int], None] = lambda groups: None,
 ) -> np.ndarray:
-  """float32 [groups, branches] log-probabilities of chosen and rejected answers under `params`, from the cache or new.
+  """float32 [groups, branches] log-probabilities of each group's two answers under `params`, from the cache or new.
 
   Args:
     graph: the decoder.
     params: the reference model's parameters.
-    groups: preference pairs.
+    groups: preference pairs or judged answers.
     row_length: tokens of a packed row.
     rows: rows computed at once.
     sharding: where a batch lives.

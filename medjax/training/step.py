@@ -12,7 +12,7 @@ from jaxtyping import Float
 from medjax.arrays import Array
 from medjax.data.packing import Batch
 from medjax.models.lora import Adapters, Params, join
-from medjax.objectives import preference, sft
+from medjax.objectives import kto, preference, sft
 from medjax.objectives.logprobs import policy_logps
 from medjax.objectives.objective import Objective
 from medjax.objectives.sums import Sum
@@ -28,21 +28,35 @@ def loss_sums(
   batch: Batch,
   adapters: Adapters = Adapters(),
   tokens_per_pair: Float[Array, ""] | None = None,
+  point: Float[Array, ""] | None = None,
 ) -> tuple[Sum, dict[str, Sum]]:
   """The loss of a batch and its metrics, as totals and counts.
 
-  Where `reference` is given, or is the base below the adapters, the reference log-probabilities are computed here
-  (`preference.reference = live` and `lora_base`); otherwise they are read from the batch, where a loss has a reference.
-  Of a batch that is part of a step, `tokens_per_pair` is the step's (`preference.loss_of_pairs`).
+  The reference's log-probabilities are those of `with_reference`. Of a batch that is part of a step, `tokens_per_pair`
+  (`preference.loss_of_pairs`) and `point` (`kto.loss`) are the step's.
   """
   logps_BS, logp_BN = policy_logps(graph, params, batch, adapters)
   if objective.method == "sft":
     return sft.loss(logps_BS, batch)
-  if objective.lora_base:
-    batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, params, batch, None)[1]))
-  elif reference is not None:
-    batch = batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
+  batch = with_reference(graph, objective, params, reference, batch)
+  if objective.loss == "kto":
+    return kto.loss(*preference.answers_of(logp_BN, batch), batch.desirable[:, ::2], objective, point)
   return preference.loss(logp_BN, batch, objective, tokens_per_pair)
+
+
+def with_reference(
+  graph: nnx.GraphDef, objective: Objective, params: Params, reference: Params | None, batch: Batch
+) -> Batch:
+  """A batch of a preference loss with the reference's log-probabilities.
+
+  Where `reference` is given, or is the base below the adapters, they are computed here (`preference.reference = live`
+  and `lora_base`); otherwise the batch has them, where a loss has a reference.
+  """
+  if objective.lora_base:
+    return batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, params, batch, None)[1]))
+  if reference is not None:
+    return batch._replace(reference_logp=jax.lax.stop_gradient(policy_logps(graph, reference, batch)[1]))
+  return batch
 
 
 def add_microbatches(function: Callable, batches: Batch, used):
@@ -63,7 +77,8 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
   """Gradient of the mean loss, the loss and the metrics, each as (its sum over microbatches) / (its summed count).
 
   k microbatches so equal one big batch: per token for SFT, per pair for preference losses. An SFT term beside these is
-  per token of the whole step, whose count is taken ahead.
+  per token of the whole step, whose count is taken ahead; so is the reference point of KTO, for which several
+  microbatches are computed once more, without gradients.
 
   Args:
     graph: the decoder.
@@ -83,10 +98,20 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
   # The reference has no dropout: a policy with it would differ from its reference before it has learned anything.
   drops = Adapters(key if objective.method == "sft" else None)
   tokens_per_pair = preference.chosen_tokens_per_pair(batches) if objective.sft_weight else None
+  point = None
+  if objective.loss == "kto" and batches.tokens.shape[0] > 1:
+
+    def drift(batch: Batch, _):
+      batch = with_reference(graph, objective, whole(params), started, batch)
+      _, unrelated, real_BP = preference.answers_of(policy_logps(graph, whole(params), batch)[1], batch)
+      return kto.drift(unrelated, real_BP)
+
+    point = kto.reference_point(add_microbatches(drift, batches, used))
 
   def of_one(batch: Batch, index):
     def total(params):
-      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index), tokens_per_pair)
+      of_step = tokens_per_pair, point
+      loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index), *of_step)
       return loss.total, (loss, metrics)
 
     return jax.grad(total, has_aux=True)(params)

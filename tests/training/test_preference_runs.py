@@ -1,5 +1,6 @@
 """Whole runs with each kind of preference loss: the first loss is checked, and a reference is computed where one is."""
 
+import json
 import math
 
 import pytest
@@ -51,6 +52,53 @@ def test_a_run_without_a_reference_computes_none(home, tmp_path, monkeypatch, lo
   assert found[-1]["validation/loss"] > 0
 
 
+@pytest.fixture(scope="module")
+def judged(home):
+  """The pairs of the home as labelled rows: the chosen answer of the even ones, the rejected one of the others."""
+  path = home / "judged.jsonl"
+  with open(path, "w") as file:
+    for index, line in enumerate(map(json.loads, (home / "dpo.jsonl").read_text().splitlines())):
+      chosen, rejected = line.pop("chosen"), line.pop("rejected")
+      file.write(json.dumps({**line, "completion": rejected if index % 2 else chosen, "label": index % 2 == 0}) + "\n")
+  return path
+
+
+@pytest.mark.parametrize("reference", ["precomputed", "live", "lora_base"])
+def test_a_kto_run_on_labelled_rows(home, judged, tmp_path, reference):
+  """In one microbatch and in several: the first loss is 1/2, answers of both kinds are told apart, z0 is above 0."""
+  curves = []
+  for rows in (16, 8):  # of one answer each
+    settings = overrides(
+      *(home, "dpo"),
+      data__source=str(judged),
+      train__batch_size=16,
+      train__steps=8,
+      train__row_length=56,
+      train__microbatch_rows=rows,
+      lora__rank=4 if reference == "lora_base" else 0,
+      preference__loss="kto",
+      preference__reference=reference,
+      evaluation__every=4,
+    )
+    train(tmp_path / f"run{rows}", settings)
+    curves.append(lines(tmp_path / f"run{rows}"))
+  first, last = curves[0][0], curves[0][-1]
+  assert first["loss"] == pytest.approx(0.5, abs=1e-3) and first["kl"] == pytest.approx(0.0, abs=1e-2)
+  assert last["loss"] < first["loss"] and last["rewards/margin"] > 0.01 and last["rewards/accuracy"] > 0.5
+  assert max(line["kl"] for line in curves[0]) > 0 and min(line["kl"] for line in curves[0]) >= 0
+  assert last["rewards/chosen"] > last["rewards/rejected"]
+  assert 0 < last["validation/loss"] < 1 and 0 <= last["validation/rewards/accuracy"] <= 1
+  for one, several in zip(*curves, strict=True):
+    for key in ("loss", "kl", "rewards/margin", "rewards/chosen"):
+      assert several[key] == pytest.approx(one[key], rel=1e-3, abs=1e-4), (one["step"], key)
+
+
+def test_a_kto_run_on_pairs_reads_two_answers_of_each(home, tmp_path):
+  train(tmp_path / "run", overrides(home, "dpo", train__steps=0, preference__loss="kto"))
+  found = lines(tmp_path / "run")
+  assert len(found) == 2 * 16 / 8 and found[0]["loss"] == pytest.approx(0.5, abs=1e-3)
+
+
 def first(loss, chosen=0.0, nll=3.0):
   return {"loss": loss, "grad_norm": 1.0, "rewards/chosen": chosen, "rewards/rejected": 0.0, "nll/chosen": nll}
 
@@ -66,5 +114,8 @@ def test_first_step_check_knows_each_loss():
   check_first_step(first(1.0), Objective("dpo", "hinge", 0.1), "float32")
   with pytest.raises(RunError, match="has loss 1.0000"):
     check_first_step(first(0.9), Objective("dpo", "hinge", 0.1), "float32")
+  check_first_step(first(0.5004), Objective("dpo", "kto", 0.1), "float32")  # log-ratio and z0 are both off by 0.01 nats
+  with pytest.raises(RunError, match="has loss 0.5000"):
+    check_first_step(first(0.501), Objective("dpo", "kto", 0.1), "float32")
   for name in ("simpo", "orpo"):
     check_first_step(first(7.0, chosen=-3.0), Objective("dpo", name), "float32")
