@@ -1,6 +1,7 @@
 """Jitted generation: one prefill, then one token at a time into a key-value cache, until every row has ended."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
 from medjax.models.layers import soft_capped
+from medjax.models.sharding import BATCH
 from medjax.models.views import Layout
 
 
@@ -29,19 +31,59 @@ class Progress(NamedTuple):
   key: Array
 
 
+class Prompts(NamedTuple):
+  """B prompts of up to T tokens in R packed rows: one on each device, with the prompts that it will continue.
+
+  Attributes:
+    tokens_RP: token ids.
+    layout: what they are; a prompt is a segment.
+    start_B: where in its row a prompt starts.
+    mask_BT: 1 at the tokens of each prompt, were it in a row of its own.
+  """
+
+  tokens_RP: np.ndarray
+  layout: Layout
+  start_B: np.ndarray
+  mask_BT: np.ndarray
+
+
+def _prefill(decoder, config: ModelConfig, prompts: Prompts, extents_B, room: int, dtype):
+  """(cache of a row for each prompt, with `room` free positions; the hidden state of each prompt's last token)."""
+  (R, P), (B, T) = prompts.tokens_RP.shape, prompts.mask_BT.shape
+  lengths_B, segments_RP = prompts.mask_BT.sum(axis=1), prompts.layout.segments
+  extents_RP = jnp.take_along_axis(extents_B.reshape(R, -1), jnp.maximum(segments_RP - 1, 0), axis=1)
+  # T positions more than needed, so that T of them can be taken from where the last prompt starts.
+  packed = empty_cache(config, P + T, extents_RP, dtype)
+  hidden_RPD, packed = decoder.extend(prompts.tokens_RP, prompts.layout, packed, jnp.int32(0))
+
+  def apart(x_LRKEP, axis: int):
+    """A row for each prompt: [L, B, ...]."""
+
+    def of_prompt(x_LKEP, start):
+      return jax.lax.dynamic_slice_in_dim(x_LKEP, start, T, axis=axis)
+
+    of_row = jax.vmap(of_prompt, in_axes=(None, 0), out_axes=1)
+    x_LRbKET = jax.vmap(of_row, in_axes=(1, 0), out_axes=1)(x_LRKEP, prompts.start_B.reshape(R, -1))
+    x_LBKET = x_LRbKET.reshape(x_LRbKET.shape[0], B, *x_LRbKET.shape[3:])
+    return jnp.pad(x_LBKET, [(0, room if at == axis + 1 else 0) for at in range(x_LBKET.ndim)])
+
+  layout = Layout(*(jnp.pad(x, ((0, 0), (0, room))) for x in Layout.plain(prompts.mask_BT)))
+  cache = Cache(apart(packed.k_LBKEC, 3), apart(packed.v_LBKCE, 2), layout, extents_B[:, None])
+  last_Rb = (prompts.start_B + lengths_B - 1).reshape(R, -1)
+  last_RbD = jnp.take_along_axis(hidden_RPD, jnp.maximum(last_Rb, 0)[..., None], axis=1)
+  return cache, last_RbD.reshape(B, -1)
+
+
 @functools.partial(jax.jit, static_argnames=("graph", "config", "dtype", "new_tokens", "greedy"))
 def _generate(
-  graph, params, tokens_BT, mask_BT, eos_E, temperature, top_p, key, limit, *, config, dtype, new_tokens, greedy
+  graph, params, prompts: Prompts, eos_E, temperature, top_p, key, limit, *, config, dtype, new_tokens, greedy
 ):
   """int32 [B, N] new tokens, -1 after the end of a row. `limit` <= N is how many are wanted."""
   decoder = bind(graph, params)
   head_VD = head_matrix(params).astype(dtype)
-  B, T = tokens_BT.shape
-  layout, lengths_B = Layout.plain(mask_BT), mask_BT.sum(axis=1)
-  cache = empty_cache(config, T + new_tokens, (lengths_B + limit)[:, None], dtype)
-  hidden_BTD, cache = decoder.extend(tokens_BT, layout, cache, jnp.int32(0))
-  last_B = T - 1 - jnp.argmax(mask_BT[:, ::-1], axis=1)
-  first_BD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+  B, T = prompts.mask_BT.shape
+  lengths_B = prompts.mask_BT.sum(axis=1)
+  cache, first_BD = _prefill(decoder, config, prompts, lengths_B + limit, new_tokens, dtype)
 
   def body(now: Progress) -> Progress:
     logits_BV = jnp.einsum("BD,VD->BV", now.hidden_BD, head_VD, preferred_element_type=jnp.float32)
@@ -122,20 +164,16 @@ def generate(
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
   rows = min(batch_size, len(prompts))
   longest = _bucket(max(map(len, prompts), default=1))
+  most = _most_in_a_row([len(prompts[index]) for index in order[-rows:]], rows)
   answers: list[list[int]] = [[] for _ in prompts]
   for number, start in enumerate(range(0, len(order), max(rows, 1))):
     members = order[start : start + rows]
     T = _bucket(max(len(prompts[index]) for index in members))
     T = longest if 2 * T >= longest else T
-    tokens_BT, mask_BT = np.zeros((rows, T), np.int32), np.zeros((rows, T), np.int32)
-    for row, index in enumerate(members):
-      tokens_BT[row, : len(prompts[index])] = prompts[index]
-      mask_BT[row, : len(prompts[index])] = 1
     written_BN = _generate(
       graph,
       params,
-      tokens_BT,
-      mask_BT,
+      _packed([prompts[index] for index in members], rows, T, most),
       np.asarray(eos, np.int32),
       np.float32(temperature or 1.0),
       np.float32(top_p),
@@ -151,6 +189,36 @@ def generate(
       answers[index] = row[: min(next(ends, len(row)), max_new_tokens)]
     advance(len(members))
   return answers
+
+
+def _packed_rows(rows: int) -> int:
+  """How many packed rows the prompts of `rows` rows lie in: one on each device that shares a batch."""
+  mesh = jax.sharding.get_abstract_mesh()
+  devices = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH)
+  return devices if rows % devices == 0 else 1
+
+
+def _most_in_a_row(lengths: Sequence[int], rows: int) -> int:
+  """Tokens of the fullest packed row."""
+  share = max(rows // _packed_rows(rows), 1)
+  return max((sum(lengths[first : first + share]) for first in range(0, len(lengths), share)), default=0)
+
+
+def _packed(prompts: Sequence[Sequence[int]], rows: int, T: int, most: int) -> Prompts:
+  """The prompts of a batch, filled up with empty ones; rows as long as the longest batch needs, or as this one does."""
+  R = _packed_rows(rows)
+  needed, longest = _bucket(_most_in_a_row([*map(len, prompts)], rows)), _bucket(most)
+  P = longest if 2 * needed >= longest else needed
+  tokens_RP, positions_RP, segments_RP = np.zeros((3, R, P), np.int32)
+  start_B, mask_BT = np.zeros(rows, np.int32), np.zeros((rows, T), np.int32)
+  at_R = [0] * R
+  for b, prompt in enumerate(prompts):
+    r, segment = divmod(b, rows // R)
+    start, end = at_R[r], at_R[r] + len(prompt)
+    tokens_RP[r, start:end], positions_RP[r, start:end] = prompt, np.arange(len(prompt))
+    segments_RP[r, start:end] = segment + 1
+    start_B[b], mask_BT[b, : len(prompt)], at_R[r] = start, 1, end
+  return Prompts(tokens_RP, Layout(positions_RP, segments_RP, np.zeros_like(segments_RP)), start_B, mask_BT)
 
 
 def _bucket(size: int) -> int:

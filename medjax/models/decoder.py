@@ -30,21 +30,22 @@ class Cache(NamedTuple):
     k_LBKEC: keys, transposed.
     v_LBKCE: values.
     layout: [B, C]; segment 0 where nothing is stored yet.
-    extents_B1: how many tokens the sequence of each row may come to (LongRoPE chooses its frequencies by it).
+    extents_BX: how many tokens a sequence may come to (LongRoPE chooses its frequencies by it): [B, 1] of the one that
+      each row holds, or [B, T] of each token that is written.
   """
 
   k_LBKEC: Float[Array, "L B K E C"]
   v_LBKCE: Float[Array, "L B K C E"]
   layout: Layout
-  extents_B1: Int[Array, "B 1"]
+  extents_BX: Int[Array, "B X"]
 
 
-def empty_cache(config: ModelConfig, positions: int, extents_B1: Int[Array, "B 1"], dtype: Any) -> Cache:
+def empty_cache(config: ModelConfig, positions: int, extents_BX: Int[Array, "B X"], dtype: Any) -> Cache:
   """A cache with room for `positions` tokens a row."""
-  L, K, E, B = config.num_layers, config.num_kv_heads, config.head_width, extents_B1.shape[0]
+  L, K, E, B = config.num_layers, config.num_kv_heads, config.head_width, extents_BX.shape[0]
   k_LBKEC, v_LBKCE = jnp.zeros((L, B, K, E, positions), dtype), jnp.zeros((L, B, K, positions, E), dtype)
   nothing_BC = jnp.zeros((B, positions), jnp.int32)
-  return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC), extents_B1)
+  return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC), extents_BX)
 
 
 class Block(nnx.Module):
@@ -144,9 +145,9 @@ class Decoder(nnx.Module):
       carry = tuple(jax.lax.dynamic_update_slice(old, x[None], at) for old, (x, at) in zip(carry, new, strict=True))
       return *(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry), carry
 
-    views = self._views(layout, written, start, cache.extents_B1)
+    views = self._views(layout, written, start, cache.extents_BX)
     hidden_BTD, (k, v) = self._run(tokens_BT, views, store, (cache.k_LBKEC, cache.v_LBKCE), Adapters())
-    return hidden_BTD, Cache(k, v, written, cache.extents_B1)
+    return hidden_BTD, Cache(k, v, written, cache.extents_BX)
 
   def _views(self, queries: Layout, keys: Layout, start: Int[Array, ""], extents_BT):
     """(kind -> rotary tables and view, the kind of each layer): kinds are counted as they first occur."""

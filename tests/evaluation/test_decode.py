@@ -11,6 +11,7 @@ import pytest
 from medjax.errors import UserError
 from medjax.evaluation import decode
 from medjax.models.decoder import head_matrix
+from medjax.training import mesh
 
 LENGTHS = (5, 1, 30, 12, 2, 33, 20)
 
@@ -62,6 +63,15 @@ def test_greedy_equals_full_forwards(config):
   assert len({tuple(ids) for ids, _ in wanted}) == len(LENGTHS)
   assert got == [ids for ids, _ in wanted]
   assert done == [4, 3]
+
+
+@pytest.mark.parametrize("batch_size", [4, 6, 8])
+def test_a_mesh_gives_the_same_answers(batch_size):
+  """With 4 and 8 prompts at once each device packs its own, with 6 they do not divide."""
+  with jax.default_matmul_precision("highest"):
+    alone = generate(packed.CONFIG, prompts(), 9)
+    with jax.set_mesh(mesh.make_mesh({"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1})):
+      assert generate(packed.CONFIG, prompts(), 9, batch_size=batch_size) == alone
 
 
 def test_ends_before_eos():
