@@ -95,10 +95,12 @@ def _training(study, runs) -> Iterator[str]:
     if own:
       unit = "pairs" if method == "dpo" else "examples"
       beta = f", beta {_span(own, 'preference.beta')}" if method == "dpo" else ""
+      losses = sorted({_get(run, "preference.loss") for run in own} - {None, "sigmoid"}) if method == "dpo" else []
+      loss = f", with the loss {_and(losses)}" if losses else ""
       yield (
         f"{names.method(method)} took {_numbers({len(run['steps']) for run in own})} steps of "
         f"{_span(own, 'train.batch_size')} {unit} at a peak learning rate of "
-        f"{_span(own, 'optimizer.learning_rate')}{beta}."
+        f"{_span(own, 'optimizer.learning_rate')}{beta}{loss}."
       )
   if {_get(run, "optimizer.name") for run in runs} == {"adamw"}:
     schedules, dtypes = (sorted({_get(run, key) for run in runs}) for key in ("optimizer.schedule", "model.dtype"))

@@ -17,7 +17,6 @@ from medjax.models.pretrained import Description
 from medjax.training import checkpoints
 from medjax.training.policy import LoadedPolicy
 
-_METHODS = {"sft": "Supervised fine-tuning", "dpo": "Direct preference optimization"}
 _SHOWN = ("loss", "validation/loss", "rewards/accuracy", "rewards/margin", "validation/rewards/accuracy", "grad_norm")
 
 
@@ -58,16 +57,25 @@ def render(checkpoint: str, policy: LoadedPolicy, name: str, adapter_of: str = "
     lora=policy.lora,
     quantized=policy.quantized,
     license=licence.get("license_name") or licence.get("license"),
-    method=_METHODS[config["method"]] if config else "",
+    method=_method(config) if config else "",
     task=config["task"] if config else "",
     config=json.dumps(_without_paths(config), indent=2) if config else "",
     data=identity.get("data"),
     steps=identity.get("steps"),
     step=identity.get("step"),
-    started_from=_METHODS.get((identity.get("init_from") or {}).get("config", {}).get("method"), "").lower(),
+    started_from=_method(before) if (before := (identity.get("init_from") or {}).get("config")) else "",
     metrics=_training_metrics(checkpoint, identity.get("step")) if config else [],
     evaluations=_evaluations(checkpoint) if config else [],
   )
+
+
+def _method(config: dict) -> str:
+  if config["method"] == "sft":
+    return "Supervised fine-tuning"
+  loss = config["preference"]["loss"]
+  if loss in ("simpo", "orpo", "kto"):
+    return f"Preference optimization ({loss.upper()})"
+  return "Direct preference optimization" + (f" (loss {loss})" if loss != "sigmoid" else "")
 
 
 def _licence(described: Description) -> dict[str, str]:

@@ -85,10 +85,16 @@ def main() -> None:
   used = resource.getrusage(resource.RUSAGE_SELF)
   seconds = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)][WARM_UP - 1 :]
   disturbed = clock.disturbed[WARM_UP:]
-  kept = [x for x, bad in zip(seconds, disturbed, strict=True) if not bad] or seconds
-  kept.sort()
+  clean = [not bad for bad in disturbed] if not all(disturbed) else [True] * len(disturbed)
+  kept = sorted(x for x, good in zip(seconds, clean, strict=True) if good)
   losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-  lengths = real_tokens(arguments, tokenizer)
+  tokens = [real_tokens(arguments, tokenizer) * arguments.batch] * len(seconds)
+  if "packing" in settings:  # a step has as many examples as fit: TRL counts
+    counted = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
+    tokens = [after - before for before, after in zip(counted, counted[1:], strict=False)][WARM_UP - 1 :][
+      : len(seconds)
+    ]
+  kept_tokens = sum(count for count, good in zip(tokens, clean, strict=True) if good)
   print(
     json.dumps(
       {
@@ -99,8 +105,7 @@ def main() -> None:
         "steps": len(seconds),
         "steps_undisturbed": disturbed.count(False),
         "step_seconds": {"median": kept[len(kept) // 2], "min": kept[0], "max": kept[-1]},
-        "per_second": arguments.batch * len(kept) / sum(kept),
-        "tokens_per_second": lengths * arguments.batch * len(kept) / sum(kept),
+        "tokens_per_second": kept_tokens / sum(kept),
         "peak_bytes": 1024 * used.ru_maxrss,
         "cpu_seconds_per_step": (used.ru_utime - before.ru_utime) / (arguments.steps + WARM_UP),
         "losses": [losses[0], losses[-1]],
