@@ -31,10 +31,11 @@ def commands(work: str, files: pathlib.Path, batch: int, steps: int, tunix: str 
   """Name of each contender -> its command."""
   python, common = sys.executable, [f"--files={files}", f"--batch={batch}", f"--steps={steps}"]
   if work in ("decode", "score"):
+    passes = [python, str(HERE / "run_passes.py"), f"--method={work}", *common]
     return {
-      f"{library} {form}": [python, str(HERE / script), f"--method={work}", f"--form={form}", *common]
+      f"{library} {form}": [*passes, f"--library={library}", f"--form={form}"]
       for form in ("float32", "bfloat16")
-      for library, script in (("medjax", "run_scoring.py"), ("transformers", "run_transformers.py"))
+      for library in ("medjax", "transformers")
     }
   method = work.partition("_")[0]
   ours = [python, "-m", "medjax", "bench", "--json", f"--model={files}/model", f"--data={files}/{method}.jsonl"]
