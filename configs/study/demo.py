@@ -8,7 +8,7 @@ One candidate a method, so validation rows choose nothing here; the test rows ar
 results and leaves study.json, report.md and report.html in the workdir; stop it when you like, the same command goes
 on.
 
-The quick size trains SFT on 80 to 252 examples and DPO on 16 pairs, once each, and tests on 60 rows: under 20 minutes
+The quick size trains SFT on 80 to 252 examples and DPO on 16 pairs, once each, and tests on 60 rows: about 10 minutes
 for all five tasks. That is enough to see the road work and a first gain over the base model, not to see what either
 method can do: the baselines in the report stay ahead of it on most tasks. The full size adds the laboratory
 thresholds, trains twice as long on twice the rows, and tests on 120.
