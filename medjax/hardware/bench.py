@@ -37,7 +37,7 @@ METHODS = ("sft", "dpo", "reference", "score", "decode")
 LAYOUTS = ("shared_prompt", "plain")
 WARM_UP = 2  # runs before the clock starts, beside the first of each shape
 LABELS = 8  # answers of which `score` computes the log-probabilities
-_EPOCHS_AHEAD = 1000  # steps that shapes are chosen for, as in a run of that length
+_AHEAD = 1000  # steps that shapes are chosen for, as in a run of that length
 
 
 class _Bench(NamedTuple):
@@ -121,7 +121,7 @@ def _train(made: _Bench, method: str, steps: int, shared: bool) -> dict[str, Any
     rows, sharding = mesh.batch_multiple(devices), mesh.batch_sharding(devices)
     known = np.stack(score(graph, policy.params, made.groups, config.train.row_length, rows, sharding))
   plan = Plan(
-    *(made.groups, max(steps + WARM_UP, _EPOCHS_AHEAD), config.seed, config.train.batch_size),
+    *(made.groups, max(steps + WARM_UP, _AHEAD), config.seed, config.train.batch_size),
     *(config.train.row_length, config.train.microbatch_rows, mesh.batch_multiple(devices), mesh.row_tile(devices)),
     *(known, shared),
   )

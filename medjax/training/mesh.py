@@ -84,11 +84,6 @@ def rows_here(mesh: Mesh, rows: int) -> frozenset[int]:
   return frozenset(row for (part,) in cut for row in range(rows)[part])
 
 
-def whole_rows(mesh: Mesh, rows: int) -> int:
-  """`rows` rounded up to what divides over the devices that share a batch."""
-  return batch_multiple(mesh) * -(-rows // batch_multiple(mesh))
-
-
 def row_tile(mesh: Mesh) -> int:
   """The length of a row is a multiple of so many tokens, which divide over the devices that share a row."""
   return math.lcm(TILE, mesh.shape["sequence"])
