@@ -17,15 +17,20 @@ import ml_collections
 from medjax.config_checks import METHODS, check_study, check_values, get, near, refuse
 from medjax.errors import UserError
 
-_FREE = ("data.columns", "study.grid")  # mappings whose keys are the user's own
+_FREE = ("define", "data.columns", "study.grid")  # mappings whose keys are the user's own
 
 
 def base_config() -> ml_collections.ConfigDict:
   """Every key of a run with its default, locked: start each config file from this."""
   config = ml_collections.ConfigDict()
-  config.task = ""  # a registered task (`medjax tasks`); empty: data.source holds prompts and answers
+  # A registered task (`medjax tasks`), a kind of task that `define` completes, or FILE.py[:NAME] that registers one;
+  # empty: data.source holds prompts and answers.
+  config.task = ""
   config.method = "sft"  # sft | dpo; base trains nothing and is only evaluated
   config.seed = 0
+
+  # What the columns of your data.source mean (docs/data.md): prompt, labels, ordinal, ...; empty: a task as it is.
+  config.define = ml_collections.ConfigDict()
 
   config.model = ml_collections.ConfigDict()
   config.model.path = "embedded:smollm2-135m"  # embedded model, Hugging Face directory, .gguf file or hub id
@@ -44,9 +49,11 @@ def base_config() -> ml_collections.ConfigDict:
   config.lora.quantize = "none"  # none | int8 | nf4: how the frozen weights below the adapters are stored
 
   config.data = ml_collections.ConfigDict()
-  config.data.source = ""  # .jsonl, .csv, .parquet, a directory of splits or a hub id; empty: the task's own data
+  # Files (.jsonl, .csv, .parquet, ...), a directory of splits or a hub id (docs/data.md); empty: the task's own data.
+  config.data.source = ""
   config.data.columns = ml_collections.ConfigDict()  # our field -> column of the source, where the names differ
   config.data.split_by = ""  # column whose values must not be shared between splits, such as a patient id
+  config.data.stratify = False  # whether rows that are split here are split with the same shares of each label
   config.data.max_prompt = 0  # tokens; 0: no limit of its own
   config.data.max_completion = 0  # tokens; 0: no limit of its own
   config.data.too_long = "cut_prompt"  # cut_prompt | drop | error
@@ -159,7 +166,8 @@ def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, An
 
   Args:
     config: any complete config.
-    overrides: `section.key` -> value, or its text; below `data.columns` and `study.grid` any name is allowed.
+    overrides: `section.key` -> value, or its text; below `define`, `data.columns` and `study.grid` any
+      name is allowed.
 
   Returns:
     A new locked config.
@@ -172,7 +180,7 @@ def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, An
   for key, value in overrides.items():
     free = next((name for name in _FREE if str(key).startswith(f"{name}.")), None)
     if free:
-      get(copy, free)[key[len(free) + 1 :]] = _coerce(key, value, "" if free == "data.columns" else ())
+      get(copy, free)[key[len(free) + 1 :]] = _free_value(free, key, value)
     elif key in known:
       section, _, name = key.rpartition(".")
       target = get(copy, section)
@@ -298,6 +306,13 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
     return dict(value)
   kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a tuple or list", dict: "a mapping"}
   refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
+
+
+def _free_value(section: str, key: str, value: Any) -> Any:
+  """The value of a key whose name is the user's own."""
+  if section == "define":  # its keys are checked where the task is made of them
+    return _literal(value, False) if isinstance(value, str) else value
+  return _coerce(key, value, "" if section == "data.columns" else ())
 
 
 def _literal(text: str, wants_tuple: bool) -> Any:

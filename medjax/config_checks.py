@@ -9,6 +9,7 @@ import ml_collections
 from medjax.errors import UserError
 
 METHODS = ("base", "sft", "dpo")
+KINDS = ("text_classification", "numeric_classification", "clinical_reasoning", "summarization", "triage")
 REFERENCE_FREE = ("simpo", "orpo")  # losses that compare with no reference model
 CHOICES = {
   "method": METHODS,
@@ -60,6 +61,10 @@ def check_values(config: ml_collections.ConfigDict, defaults: Mapping[str, Any])
   if not config.model.path:
     refuse("model.path", "", "the embedded model, a Hugging Face directory, a .gguf file or a hub id")
   _check_preference(config, defaults)
+  if len(config.define) and config.task not in KINDS:
+    refuse("task", config.task, f"one of {', '.join(KINDS)} where config.define is set", near(config.task, KINDS))
+  if len(config.define) and not config.data.source:
+    refuse("data.source", "", "your files where config.define is set")
   if config.optimizer.name == "adafactor" and config.optimizer.moments != "float32":
     refuse("optimizer.moments", config.optimizer.moments, "float32 with adafactor, which has no first moment")
   if config.lora.dropout >= 1:

@@ -10,13 +10,20 @@ from typing import IO, Any
 
 
 @contextlib.contextmanager
-def write_aside(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
-  """Opens a file for writing beside `path` and renames it into place when the block ends well."""
+def write_aside(path: str | os.PathLike, binary: bool = False, private: bool = False) -> Iterator[IO]:
+  """Opens a file for writing beside `path` and renames it into place when the block ends well.
+
+  Args:
+    path: what is written.
+    binary: whether bytes are written, else UTF-8 text.
+    private: whether its owner alone may read it, as texts of patients must be.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with open(aside, "wb") if binary else open(aside, "w", encoding="utf-8") as file:
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+    with open(descriptor, "wb") if binary else open(descriptor, "w", encoding="utf-8") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

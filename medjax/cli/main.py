@@ -8,11 +8,13 @@ import traceback
 from collections.abc import Sequence
 
 import medjax
-from medjax import runtime
+from medjax import privacy, runtime
 from medjax.cli import verb as verbs
 from medjax.errors import RunError, Stopped, UserError
 
 VERBS = ("tasks", "models", "generate", "train", "eval", "predict", "study", "export", "bench")
+# Exceptions of Python whose message may be a text of the data; other ones' messages are shown.
+_MAY_QUOTE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_STOPPED = 0, 1, 2, 75
 
 
@@ -40,12 +42,12 @@ def main(argv: Sequence[str]) -> int:
   except (Exception, KeyboardInterrupt) as error:
     if debug:
       traceback.print_exc()
-    code, line = _verdict(error)
+    code, line = _verdict(error, debug)
   print(f"{title}: {' '.join(line.split())}", file=sys.stderr)
   return code
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
+def _verdict(error: BaseException, debug: bool) -> tuple[int, str]:
   """Exit code and reason of what ended a command."""
   if isinstance(error, UserError):
     return EXIT_UNUSABLE, str(error)
@@ -58,6 +60,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
   if isinstance(error, BrokenPipeError):
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush there
     return EXIT_FAILED, "stdout was closed before all was written"
+  if isinstance(error, _MAY_QUOTE) and not (debug or privacy.allowed()):  # what stands in the data, say
+    return EXIT_FAILED, f"unexpected {type(error).__name__} (--debug shows its message and where it came from)"
   return EXIT_FAILED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
@@ -81,6 +85,7 @@ def _run(argv: Sequence[str]) -> None:
   if arguments.flags.help:
     print(verbs.help_text(name, verb))
     return
+  privacy.allow(arguments.flags.show_examples)
   runtime.quiet()
   if verb.compiles:
     runtime.keep_compiled_programs()

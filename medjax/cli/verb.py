@@ -70,6 +70,9 @@ def define_flags(verb: Verb) -> flags.FlagValues:
   values = flags.FlagValues()
   verb.define(values)
   flags.DEFINE_boolean("debug", False, "Show the traceback of an error.", flag_values=values)
+  flags.DEFINE_boolean(
+    "show_examples", False, "Let messages show what stands in the data, which may be of patients.", flag_values=values
+  )
   flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
   return values
 
@@ -116,8 +119,8 @@ def help_text(name: str, verb: Verb) -> str:
       ("--config=FILE[:ARGS]", "Config file with get_config(); without it the defaults of configs/base.py."),
       ("--config.KEY=VALUE", "Overrides a key of the config, such as --config.optimizer.learning_rate=1e-4."),
     ]
-  own = [flag for flag in values if flag not in ("debug", "help", "h")]
-  for flag in [*own, "debug", "help"]:
+  own = [flag for flag in values if flag not in ("show_examples", "debug", "help", "h")]
+  for flag in [*own, *(["show_examples"] if verb.takes_config else []), "debug", "help"]:
     shown = "" if values[flag].default in (None, False, "") else f" Default: {values[flag].default}."
     described = values[flag].help
     if isinstance(values[flag], flags.EnumFlag):
@@ -196,13 +199,14 @@ def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
   import json
 
   from medjax import config as schema
+  from medjax import tasks
 
   found = None if arguments.config else next((path for path in saved if path.is_file()), None)
   if found is None:
-    return schema.load(arguments.config, arguments.overrides)
+    return tasks.settled(schema.load(arguments.config, arguments.overrides))
   try:
     config = schema.with_overrides(schema.from_dict(json.loads(found.read_text())), arguments.overrides)
     schema.validate(config)
   except (json.JSONDecodeError, UserError) as error:
     raise UserError(f"{found}: {error}") from None
-  return config
+  return tasks.settled(config)

@@ -16,12 +16,14 @@ class Row:
     group: what must not be split between train and test (a patient); the id where the data names none.
     fields: what the task's prompt may use.
     labels: target name -> label or reference text, and what else the task's answer holds; empty for rows to predict.
+    weight: how much SFT makes of it.
   """
 
   id: str
   group: str
   fields: Mapping[str, Any]
   labels: Mapping[str, str]
+  weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +34,20 @@ class Example:
     id: the row's.
     prompt: chat messages, or text that is used as it is; None where the completion is a text to learn all of.
     completion: the answer.
+    more: further answers to the same prompt, each learnt as if it were the only one.
+    weight: of each of the answers' tokens in the loss.
   """
 
   id: str
   prompt: tuple[Message, ...] | str | None
   completion: str
+  more: tuple[str, ...] = ()
+  weight: float = 1.0
 
   @property
   def answers(self) -> tuple[str, ...]:
     """What continues the prompt in its group."""
-    return (self.completion,)
+    return (self.completion, *self.more)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,6 @@
-"""Records -> rows of a task, examples and preference pairs, by split."""
+"""Rows and records -> examples, preference pairs and judged answers, by split."""
 
 import dataclasses
-import difflib
-import hashlib
-import re
-import string
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,57 +10,16 @@ import ml_collections
 from medjax import files
 from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Row
 from medjax.data.judged import answers_of_pairs, with_unrelated
-from medjax.data.sources import Record, read_records, split_name
+from medjax.data.rows import SPLITS, by_split, given_splits, id_of, jsonable, limited, new_item, task_rows, windowed
+from medjax.data.sources import Record, read_records
 from medjax.errors import UserError
 
 if typing.TYPE_CHECKING:
   from medjax.tasks.task import Task
 
-_SPLITS = ("train", "validation", "test")
-_SHARES = (0.7, 0.8)  # upper ends of train and validation; the rest is test
 _TEXT_FIELDS = ("id", "split", "prompt", "completion", "messages", "text", "chosen", "rejected", "label")
+_UNSAID = (("weight", 1.0), ("more", ()))
 _JUDGEMENTS = {"true": True, "1": True, "false": False, "0": False}
-
-
-def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list[Row]]:
-  """The rows of a task by split: its own, or those of `data.source`.
-
-  A source without splits is split 70/10/20 by a hash of each row's group, so that a row's split depends on nothing
-  but its group: not on the seed, not on the other rows. The group is the value of `data.split_by`, else the id, else
-  (no id column) the content of the row, so that equal rows stay together. The first `data.*_rows` of a split are kept.
-
-  Args:
-    config: a validated run config.
-    task: the task whose labels and fields the rows must have.
-
-  Returns:
-    `train`, `validation` and `test` rows, all labelled, with labels as the task spells them. Texts, and what else the
-    answer's format names (such as reasons), come from the columns of these names.
-
-  Raises:
-    UserError: a row that does not fit, with file and line; a group in two splits; a task without data.
-  """
-  if not config.data.source:
-    if task.load is None:
-      raise UserError(f"task {task.name} has no data of its own; give a file with --config.data.source=FILE")
-    return _limited(config, {split: list(rows) for split, rows in task.load().items()})
-  records = read_records(config.data.source)
-  rows = _rows(config, task, records, labelled=True)
-  splits = _given_splits(config, records) or [_hashed_split(row.group) for row in rows]
-  if config.data.split_by:
-    seen: dict[str, str] = {}
-    for record, row, split in zip(records, rows, splits, strict=True):
-      if seen.setdefault(row.group, split) != split:
-        raise UserError(
-          f"{record.where}: {config.data.split_by} {row.group!r} is in {seen[row.group]} and in {split}; "
-          "a group must stay in one split"
-        )
-  return _limited(config, _by_split(rows, splits))
-
-
-def rows_to_predict(config: ml_collections.ConfigDict, task: "Task", source: str) -> list[Row]:
-  """The rows of a file without their labels, in order; UserError as `task_rows`."""
-  return _rows(config, task, read_records(source), labelled=False)
 
 
 def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None) -> dict[str, list]:
@@ -85,9 +40,9 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
   if task is not None and not (wants_pairs and config.preference.pairs == "given"):
     rows = task_rows(config, task)
     if wants_pairs:
-      items = {split: task.pairs(rows.get(split, []), config.seed) for split in _SPLITS[:2]}
+      items = {split: task.pairs(rows.get(split, []), config.seed) for split in SPLITS[:2]}
     else:
-      items = {split: [task.example(row) for row in rows.get(split, [])] for split in _SPLITS[:2]}
+      items = {split: [task.example(row) for row in windowed(rows.get(split, []), task)] for split in SPLITS[:2]}
   else:
     if not config.data.source:
       raise UserError("config.data.source is empty; name a file with prompts and answers, or set config.task")
@@ -97,13 +52,13 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
     if wants_judged and columns.get("chosen", "chosen") not in records[0].values:
       convert = judged_from_records
     converted = convert(records, columns)
-    splits = _given_splits(config, records) or ["train"] * len(records)
-    items = _limited(config, _by_split(converted, splits))
+    splits = given_splits(config, records) or ["train"] * len(records)
+    items = limited(config, by_split(converted, splits))
   if not items["train"]:
     raise UserError(f"no train rows in {config.data.source or task.name}")
   if wants_judged:
-    return {split: with_unrelated(answers_of_pairs(items[split])) for split in _SPLITS[:2]}
-  return {split: items[split] for split in _SPLITS[:2]}
+    return {split: with_unrelated(answers_of_pairs(items[split])) for split in SPLITS[:2]}
+  return {split: items[split] for split in SPLITS[:2]}
 
 
 def fingerprint(items: Iterable[Row | Example | PreferencePair | JudgedAnswer]) -> str:
@@ -181,69 +136,9 @@ def pairs_from_records(records: Sequence[Record], columns: Mapping[str, str]) ->
       chosen, rejected = (_answer(record, columns, field) for field in ("chosen", "rejected"))
     if chosen == rejected:
       raise UserError(f"{record.where}: chosen and rejected are the same; remove the row")
-    return PreferencePair(_id(record, columns), prompt, chosen, rejected)
+    return PreferencePair(id_of(record, columns), prompt, chosen, rejected)
 
   return _unique(records, convert)
-
-
-def _rows(config: ml_collections.ConfigDict, task: "Task", records: Sequence[Record], labelled: bool) -> list[Row]:
-  columns = dict(config.data.columns)
-  label_columns = {name: columns.get(name, name) for name in _label_names(task)}
-
-  def convert(record: Record) -> Row:
-    fields = {name: value for name, value in record.values.items() if name not in label_columns.values()}
-    fields |= {
-      field: record.column(column, field)
-      for field, column in columns.items()
-      if field not in (*label_columns, "id", "split")
-    }
-    try:
-      text = task.render(fields)
-    except KeyError as error:
-      record.column(error.args[0])
-      raise
-    if not text.strip():
-      raise UserError(f"{record.where}: nothing to render; fill the row or remove it")
-    labels = {
-      name: _label(record, column, name, _label_set(task, name))
-      for name, column in (label_columns.items() if labelled else ())
-    }
-    id_ = _id(record, columns)
-    if config.data.split_by:
-      group = record.column(config.data.split_by)
-    else:
-      group = id_ if id_ != record.id else files.fingerprint(_jsonable(record.values))
-    if group is None:
-      raise UserError(f"{record.where}: {config.data.split_by} is empty; rows without a group cannot be split")
-    return Row(id_, str(group), fields, labels)
-
-  return _unique(records, convert)
-
-
-def _label_names(task: "Task") -> list[str]:
-  """The task's targets, and what else its answer is written with, such as reasons."""
-  in_answer = [re.split(r"[.\[]", name)[0] for _, name, _, _ in string.Formatter().parse(task.answer) if name]
-  return list(dict.fromkeys([*task.targets, *in_answer]))
-
-
-def _label_set(task: "Task", name: str) -> Sequence[str] | None:
-  """The labels of a target; None where any text will do."""
-  return getattr(task.targets.get(name), "labels", None)
-
-
-def _label(record: Record, column: str, name: str, labels: Sequence[str] | None) -> str:
-  value = record.column(column, name)
-  text = "" if value is None else str(value).strip()
-  if labels is None:
-    if not text or not isinstance(value, str):
-      raise UserError(f"{record.where}: {column} is {_kind(value if text else '')}; the answer needs it as text")
-    return text
-  known = {label.casefold(): label for label in labels}
-  if text.casefold() not in known:
-    near = difflib.get_close_matches(text.casefold(), known, 1)
-    hint = f"; did you mean {known[near[0]]!r}?" if near else ""
-    raise UserError(f"{record.where}: {column} is {value!r}, not one of {', '.join(labels)}{hint}")
-  return known[text.casefold()]
 
 
 def _columns(config: ml_collections.ConfigDict, allowed: Sequence[str]) -> dict[str, str]:
@@ -254,58 +149,19 @@ def _columns(config: ml_collections.ConfigDict, allowed: Sequence[str]) -> dict[
   return columns
 
 
-def _given_splits(config: ml_collections.ConfigDict, records: Sequence[Record]) -> list[str]:
-  """The split of each record where the source names them, else nothing."""
-  column = config.data.columns.get("split", "split")
-  if records[0].split:
-    return [record.split for record in records]
-  if "split" in config.data.columns or any(column in record.values for record in records):
-    return [split_name(record.column(column, "split"), record.where) for record in records]
-  return []
-
-
-def _hashed_split(group: str) -> str:
-  share = int.from_bytes(hashlib.sha256(f"medjax split {group}".encode()).digest()[:8]) / 2**64
-  return _SPLITS[sum(share >= end for end in _SHARES)]
-
-
-def _by_split(items: Sequence, splits: Sequence[str]) -> dict[str, list]:
-  return {name: [item for item, split in zip(items, splits, strict=True) if split == name] for name in _SPLITS}
-
-
-def _limited(config: ml_collections.ConfigDict, items: Mapping[str, list]) -> dict[str, list]:
-  return {split: items.get(split, [])[: config.data[f"{split}_rows"] or None] for split in _SPLITS}
-
-
 def _unique(records: Sequence[Record], convert: Callable[[Record], Any]) -> list:
   seen: dict[str, str] = {}
-  items = []
-  for record in records:
-    item = convert(record)
-    if item.id in seen:
-      raise UserError(f"{record.where}: id {item.id!r} is also the id of {seen[item.id]}; ids must be unique")
-    seen[item.id] = record.where
-    items.append(item)
-  return items
-
-
-def _id(record: Record, columns: Mapping[str, str]) -> str:
-  if "id" not in columns and "id" not in record.values:
-    return record.id
-  value = record.column(columns.get("id", "id"), "id")
-  if value is None:
-    raise UserError(f"{record.where}: the id is empty")
-  return str(value)
+  return [new_item(convert(record), record, seen) for record in records]
 
 
 def _example(record: Record, columns: Mapping[str, str]) -> Example:
   prompt, messages, text = (columns.get(name, name) for name in ("prompt", "messages", "text"))
   if prompt not in record.values and messages in record.values:
     before, completion = _last_answer(record, messages, _messages(record, messages))
-    return Example(_id(record, columns), before, completion)
+    return Example(id_of(record, columns), before, completion)
   if prompt not in record.values and text in record.values:
-    return Example(_id(record, columns), None, _text(record, text, record.values[text]))
-  return Example(_id(record, columns), _prompt(record, columns), _answer(record, columns, "completion"))
+    return Example(id_of(record, columns), None, _text(record, text, record.values[text]))
+  return Example(id_of(record, columns), _prompt(record, columns), _answer(record, columns, "completion"))
 
 
 def _prompt(record: Record, columns: Mapping[str, str]) -> tuple[Message, ...] | str:
@@ -354,12 +210,6 @@ def _kind(value: Any) -> str:
 
 
 def _plain_fields(item: Row | Example | PreferencePair | JudgedAnswer) -> dict[str, Any]:
-  return {field.name: _jsonable(getattr(item, field.name)) for field in dataclasses.fields(item)}
-
-
-def _jsonable(value: Any) -> Any:
-  if isinstance(value, Mapping):
-    return {str(name): _jsonable(inner) for name, inner in value.items()}
-  if isinstance(value, list | tuple):
-    return [_jsonable(inner) for inner in value]
-  return value.item() if hasattr(value, "item") else value
+  """Name -> value; a field that was added later is left out where it says nothing, so that fingerprints stay."""
+  values = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+  return {name: jsonable(value) for name, value in values.items() if (name, value) not in _UNSAID}

@@ -12,12 +12,14 @@ import numpy as np
 from medjax import files, tasks
 from medjax.data import chat, items
 from medjax.data.examples import Row
+from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
 from medjax.evaluation.answers import generate_rows
-from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_texts
+from medjax.evaluation.decide import as_text, chosen_weights, decide
+from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_separate, summarize_texts
 from medjax.evaluation.score import Prediction, predict_rows
 from medjax.models.pretrained import Description
-from medjax.tasks.task import Task, TextTarget
+from medjax.tasks.task import Target, Task, TextTarget
 from medjax.training import mesh
 from medjax.training.policy import load_policy
 from medjax.training.telemetry import progress
@@ -44,15 +46,17 @@ def evaluate(
   Raises:
     UserError: config, checkpoint or data cannot be used.
   """
-  task = tasks.get(config.task)
+  task = tasks.of(config)
   _check(task)
-  rows = items.task_rows(config, task).get(split, [])
+  rows = task_rows(config, task).get(split, [])
   if not rows:
     raise UserError(f"task {task.name} has no {split} rows; give data with that split, or another --split")
   for name, target in task.targets.items():
     if isinstance(target, TextTarget):  # what cannot be scored is found before the model runs
       score_texts(task, name, rows, [None] * len(rows))
-  predictions, lengths = _predictions(config, task, rows, checkpoint, f"eval {config.task} {split}", model)
+  choosing = _rows_to_choose_on(config, task)
+  predictions, lengths = _predictions(config, task, [*choosing, *rows], checkpoint, f"eval {task.name} {split}", model)
+  predictions, decisions = _decided(task, choosing, predictions)
   metrics = {
     "schema_version": SCHEMA_VERSION,
     "task": task.name,
@@ -61,6 +65,7 @@ def evaluate(
     "n": len(rows),
     "prompts_cut": len(lengths.cut),
     "data": items.fingerprint(rows),
+    **({"decisions": decisions} if decisions else {}),
     "targets": {},
   }
   scores: dict[str, list[dict[str, float]]] = {}
@@ -72,9 +77,11 @@ def evaluate(
     else:
       probabilities = None
       if task.generation is None:
-        probabilities = np.array([[p.probabilities[name][label] for label in target.labels] for p in predictions])
+        probabilities = _matrix(predictions, name, target)
       metrics["targets"][name] = summarize([row.labels[name] for row in rows], chosen, target, probabilities)
-  with files.write_aside(out / "predictions.jsonl") as file:
+  if task.separate:
+    metrics["together"] = summarize_separate(task, rows, [prediction.labels for prediction in predictions])
+  with files.write_aside(out / "predictions.jsonl", private=True) as file:
     for index, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
       more = {"scores": {name: of_rows[index] for name, of_rows in scores.items()}} if scores else {}
       file.write(_line(prediction, reference=dict(row.labels), **more))
@@ -86,7 +93,8 @@ def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path)
   """Answers for the unlabelled rows of a file, as jsonl.
 
   Args:
-    config: a validated run config; its task reads the rows.
+    config: a validated run config; its task reads the rows. Where the task decides by thresholds they are chosen on
+      the validation rows of `data.source`.
     checkpoint: as in `evaluate`.
     source: the file of rows.
     output: the jsonl to write: `id`, `group`, `prediction`, and `probabilities`, or `text` where it was generated.
@@ -94,11 +102,13 @@ def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path)
   Raises:
     UserError: config, checkpoint or data cannot be used.
   """
-  task = tasks.get(config.task)
+  task = tasks.of(config)
   _check(task)
-  rows = items.rows_to_predict(config, task, str(source))
-  predictions, _ = _predictions(config, task, rows, checkpoint, f"predict {config.task}")
-  with files.write_aside(output) as file:
+  rows = rows_to_predict(config, task, str(source))
+  choosing = _rows_to_choose_on(config, task)
+  predictions, _ = _predictions(config, task, [*choosing, *rows], checkpoint, f"predict {task.name}")
+  predictions, _ = _decided(task, choosing, predictions)
+  with files.write_aside(output, private=True) as file:
     file.writelines(map(_line, predictions))
 
 
@@ -108,6 +118,42 @@ def _check(task: Task) -> None:
     if isinstance(target, TextTarget) and task.generation is None:
       raise UserError(f"task {task.name}: {name} is a text, and the task has no `generation`; say how it is generated")
     check_primary(target)
+
+
+def _rows_to_choose_on(config, task: Task) -> list[Row]:
+  """The validation rows on which thresholds are chosen; none where the task has no thresholds."""
+  if all(isinstance(target, TextTarget) or target.decide != "thresholds" for target in task.targets.values()):
+    return []
+  found = task_rows(config, task)["validation"]
+  if not found:
+    raise UserError(f"task {task.name} decides by thresholds, and has no validation rows to choose them on")
+  return found
+
+
+def _decided(
+  task: Task, choosing: Sequence[Row], predictions: Sequence[Prediction]
+) -> tuple[list[Prediction], dict[str, Any]]:
+  """The predictions behind those of the rows to choose on, decided as their targets say; and the thresholds."""
+  first, rest = predictions[: len(choosing)], list(predictions[len(choosing) :])
+  decisions = {}
+  for name, target in task.targets.items():
+    if isinstance(target, TextTarget) or task.generation is not None or target.decide == "likeliest":
+      continue
+    weights = None
+    if target.decide == "thresholds":
+      weights = chosen_weights(_matrix(first, name, target), [row.labels[name] for row in choosing], target)
+      decisions[name] = {"chosen_on": "validation", "rows": len(choosing), **as_text(target, weights)}
+    labels = decide(_matrix(rest, name, target), target, weights)
+    rest = [
+      dataclasses.replace(prediction, labels={**prediction.labels, name: label})
+      for prediction, label in zip(rest, labels, strict=True)
+    ]
+  return rest, decisions
+
+
+def _matrix(predictions: Sequence[Prediction], name: str, target: Target) -> np.ndarray:
+  """[N, K] probabilities of a target's labels."""
+  return np.array([[p.probabilities[name][label] for label in target.labels] for p in predictions])
 
 
 def _predictions(

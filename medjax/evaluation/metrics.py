@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from medjax.data.examples import Row
 from medjax.errors import UserError
-from medjax.evaluation.text_metrics import TEXT_METRICS, score_text
+from medjax.evaluation.text_metrics import TEXT_METRICS, score_text, text_metrics
 from medjax.tasks.task import Target, Task, TextTarget
 
 UNPARSEABLE = "unparseable"  # the name of every prediction that is not in the label set
@@ -217,8 +217,8 @@ def check_primary(target: Target | TextTarget) -> None:
   """Raises UserError where the metric that is to decide does not fit the target, or has no better and worse."""
   if not isinstance(target, TextTarget):
     get_metric(target.primary, target)
-  elif target.primary not in TEXT_METRICS or higher_is_better(target.primary) is None:
-    known = ", ".join(name for name in TEXT_METRICS if higher_is_better(name) is not None)
+  elif target.primary not in text_metrics(target) or higher_is_better(target.primary) is None:
+    known = ", ".join(name for name in text_metrics(target) if higher_is_better(name) is not None)
     raise UserError(f"metric {target.primary!r} cannot be the primary one of a text; choose one of {known}")
 
 
@@ -236,17 +236,18 @@ def score_texts(task: Task, name: str, rows: Sequence[Row], texts: Sequence[str 
   Raises:
     UserError: a row whose reference or facts cannot be scored against; names it.
   """
-  worst = {metric: 1.0 if higher_is_better(metric) is False else 0.0 for metric in TEXT_METRICS}
+  target = task.targets[name]
+  worst = {metric: 1.0 if higher_is_better(metric) is False else 0.0 for metric in text_metrics(target)}
   scores = []
   for row, text in zip(rows, texts, strict=True):
     try:
-      facts = task.targets[name].facts(row.fields)
+      facts = None if target.facts is None else target.facts(row.fields)
       found = score_text(
         text if text and text.strip() else row.labels[name], row.labels[name], task.render(row.fields), facts
       )
     except UserError as error:
       raise UserError(f"row {row.id}: {error}") from None
-    scores.append(dict(found) if text and text.strip() else dict(worst))
+    scores.append({metric: found[metric] if text and text.strip() else worst[metric] for metric in worst})
   return scores
 
 
@@ -258,7 +259,7 @@ def summarize_texts(scores: Sequence[Mapping[str, float]], unparseable: int) -> 
   """
   if not scores:
     raise UserError("no items to evaluate; give a split that has rows")
-  means = {name: float(np.mean([score[name] for score in scores])) for name in TEXT_METRICS}
+  means = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
   return {"n": len(scores), "unparseable": unparseable, **means}
 
 
@@ -304,6 +305,33 @@ def summarize(
   if probabilities is not None:
     summary["calibration"] = calibration(references, probabilities, target)
   return summary
+
+
+def summarize_separate(
+  task: Task, rows: Sequence[Row], predictions: Sequence[Mapping[str, str]]
+) -> dict[str, float | int]:
+  """Metrics of many yes-or-no targets together, by scikit-learn; the last label of each target counts as present.
+
+  Args:
+    task: its targets are asked for one by one.
+    rows: with their labels.
+    predictions: target -> label, for each row.
+
+  Returns:
+    `n`, `micro_f1`, `macro_f1` (over the targets), `exact_match` (rows with every target right) and `hamming_loss`.
+  """
+
+  def present(labels: Mapping[str, str]) -> list[bool]:
+    return [labels[name] == target.labels[-1] for name, target in task.targets.items()]
+
+  truth, found = (np.array([present(each) for each in of]) for of in ([row.labels for row in rows], predictions))
+  return {
+    "n": len(rows),
+    "micro_f1": float(sk.f1_score(truth, found, average="micro", zero_division=0)),
+    "macro_f1": float(sk.f1_score(truth, found, average="macro", zero_division=0)),
+    "exact_match": float(sk.accuracy_score(truth, found)),
+    "hamming_loss": float(sk.hamming_loss(truth, found)),
+  }
 
 
 def calibration(

@@ -49,7 +49,8 @@ def predict_rows(
   """Scores every answer of the task after each row's prompt; the prompt is computed once for all answers.
 
   The probability of an answer is exp(logp) over the sum for all answers of the task (every combination of labels);
-  that of a label is the sum over the answers that have it. The predicted label is the most probable one.
+  that of a label is the sum over the answers that have it. The predicted label is the most probable one. Of a row that
+  is read in pieces (`task.window`) the probabilities are the pieces', joined as the task says.
 
   Args:
     graph: the decoder.
@@ -73,24 +74,63 @@ def predict_rows(
   texts = [task.completion(answer) for answer in answers]
   if len(set(texts)) != len(texts):
     raise UserError(f"task {task.name}: two answers have the same text; change its answer format or labels")
-  groups, report = encode_all([(row.id, task.prompt(row), texts) for row in rows], encoder, limits)
+  pieces = [task.windows(row) for row in rows]
+  parts = [(piece.id, task.prompt(piece), texts) for of_row in pieces for piece in of_row]
+  groups, report = encode_all(parts, encoder, limits)
   if report.dropped:
     raise UserError(
       f"row {report.dropped[0]} does not fit beside its answers; raise data.max_prompt or model.max_length"
     )
-  logps = score(graph, params, groups, row_length, batch_rows, sharding, advance)
-  return [_prediction(row, task, answers, logp) for row, logp in zip(rows, logps, strict=True)], report
+  rows_done = _Rows(pieces, advance)
+  logps = iter(score(graph, params, groups, row_length, batch_rows, sharding, rows_done.advance))
+  predictions = [
+    _prediction(row, task, answers, [next(logps) for _ in of_row]) for row, of_row in zip(rows, pieces, strict=True)
+  ]
+  return predictions, report
 
 
-def _prediction(row: Row, task: Task, answers: Sequence[dict[str, str]], logp: np.ndarray) -> Prediction:
-  weights = np.exp(logp.astype(np.float64) - logp.max())
-  weights /= weights.sum()
-  probabilities = {
-    name: {
-      label: float(sum(w for w, answer in zip(weights, answers, strict=True) if answer[name] == label))
-      for label in target.labels
-    }
-    for name, target in task.targets.items()
-  }
+class _Rows:
+  """Tells of rows where it is told of their pieces, which may come in any order: in proportion."""
+
+  def __init__(self, pieces: Sequence[Sequence[Row]], advance: Callable[[int], None]):
+    self._rows, self._pieces, self._advance = len(pieces), sum(map(len, pieces)), advance
+    self._done, self._told = 0, 0
+
+  def advance(self, count: int) -> None:
+    self._done += count
+    now = self._rows * self._done // self._pieces
+    self._advance(now - self._told)
+    self._told = now
+
+
+def _prediction(row: Row, task: Task, answers: Sequence[dict[str, str]], logps: Sequence[np.ndarray]) -> Prediction:
+  of_pieces = [_probabilities(row, task, answers, logp) for logp in logps]
+  probabilities = {}
+  for name, target in task.targets.items():
+    pieces = [of_piece[name] for of_piece in of_pieces]
+    if task.window is not None and task.window.join == "most_severe":
+      probabilities[name] = max(pieces, key=lambda piece: piece[target.labels[-1]])  # noqa: B023
+    else:
+      probabilities[name] = {label: float(np.mean([piece[label] for piece in pieces])) for label in target.labels}
   labels = {name: max(of_label, key=of_label.get) for name, of_label in probabilities.items()}
   return Prediction(row.id, row.group, labels, probabilities)
+
+
+def _probabilities(
+  row: Row, task: Task, answers: Sequence[dict[str, str]], logp: np.ndarray
+) -> dict[str, dict[str, float]]:
+  """Target -> label -> probability: exp(logp) over the sum for the answers that the row may have.
+
+  Where the task's targets are asked for one by one, the sum is over the answers about the same target.
+  """
+  found = {}
+  for name, target in task.targets.items():
+    allowed = target.labels if task.allowed is None else task.allowed(row.fields, name)
+    about = np.array([answer.get(name) in allowed for answer in answers])
+    weights = np.where(about, np.exp(logp.astype(np.float64) - logp[about].max()), 0.0)
+    weights /= weights.sum()
+    found[name] = {
+      label: float(sum(w for w, answer in zip(weights, answers, strict=True) if answer.get(name) == label))
+      for label in target.labels
+    }
+  return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from medjax.errors import UserError
-from medjax.tasks.task import Facts
+from medjax.tasks.task import Facts, TextTarget
 
 # Digits that are not part of a name (B12, SpO2), with a decimal point or commas between thousands.
 _NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:,\d{3}(?!\d))*(?:\.\d+)?")
@@ -39,8 +39,18 @@ TEXT_METRICS: dict[str, TextMetric] = {
     TextMetric("rouge2"),
     TextMetric("rougeL"),
     TextMetric("length_ratio", higher_is_better=None),
+    TextMetric("exact_match", per_item=True),
   )
 }
+
+
+_OF_FACTS = ("fact_f1", "fact_recall", "invention_rate")
+
+
+def text_metrics(target: TextTarget) -> tuple[str, ...]:
+  """The metrics that a text target has: those of facts where it has some, `exact_match` of a short final answer."""
+  unread = {*(() if target.facts else _OF_FACTS), *(() if target.exact else ("exact_match",))}
+  return tuple(name for name in TEXT_METRICS if name not in unread)
 
 
 def numbers(text: str) -> list[str]:
@@ -89,8 +99,8 @@ def stated(text: str, patterns: Mapping[str, tuple[str, ...]]) -> dict[str, list
   return found
 
 
-def score_text(prediction: str, reference: str, source: str, facts: Facts) -> dict[str, float]:
-  """Every metric of one text.
+def score_text(prediction: str, reference: str, source: str, facts: Facts | None) -> dict[str, float]:
+  """Every metric of one text; without facts none of those about them.
 
   With `must` the number of facts of `facts.must`, `kept` how many of them the text states, and `invented` the facts of
   `facts.must_not` it states plus its unsupported numbers (those inside a stated must_not fact are not counted again):
@@ -103,12 +113,14 @@ def score_text(prediction: str, reference: str, source: str, facts: Facts) -> di
     longest common subsequence of the whole texts (Lin 2004, ROUGE: A package for automatic evaluation of summaries,
     sections 2 and 3.1), by the package rouge-score with Porter's stemmer (`use_stemmer=True`).
   - `length_ratio` = words of the text / words of the reference, words being what blanks separate.
+  - `exact_match` = 1 where both texts have the same words: case, punctuation and articles aside, as for SQuAD
+    (Rajpurkar 2016, section 6.1).
 
   Args:
     prediction: the text; an empty one has 0 in every metric.
     reference: the reference text.
     source: what the text was made from.
-    facts: what it must and must not state.
+    facts: what it must and must not state; None where nobody has said.
 
   Returns:
     Metric -> value, in the order of `TEXT_METRICS`.
@@ -118,24 +130,36 @@ def score_text(prediction: str, reference: str, source: str, facts: Facts) -> di
   """
   if not reference.strip():
     raise UserError("the reference text is empty; give one")
-  if not facts.must:
+  if facts is not None and not facts.must:
     raise UserError("facts.must is empty; name at least one fact that the text must state")
+  found = {} if facts is None else _of_facts(prediction, source, facts)
+  rouge = _rouge().score(reference, prediction)
+  return {
+    **found,
+    **{name: float(rouge[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")},
+    "length_ratio": len(prediction.split()) / len(reference.split()),
+    "exact_match": float(bool(prediction.strip()) and _words(prediction) == _words(reference)),
+  }
+
+
+def _words(text: str) -> list[str]:
+  return [word for word in re.findall(r"\w+", text.casefold()) if word not in ("a", "an", "the")]
+
+
+def _of_facts(prediction: str, source: str, facts: Facts) -> dict[str, float]:
   if not prediction.strip():
-    return dict.fromkeys(TEXT_METRICS, 0.0)
+    return dict.fromkeys(_OF_FACTS, 0.0)
   kept = len(stated(prediction, facts.must))
   wrong = stated(prediction, facts.must_not)
   rest = list(prediction)
   for start, end in (span for spans in wrong.values() for span in spans):
     rest[start:end] = " " * (end - start)
   invented = len(wrong) + len(unsupported_numbers("".join(rest), source))
-  rouge = _rouge().score(reference, prediction)
   return {
     # 2 P R / (P + R) with P = kept / (kept + invented), R = kept / must.
     "fact_f1": 2 * kept / (kept + invented + len(facts.must)),
     "fact_recall": kept / len(facts.must),
     "invention_rate": float(invented > 0),
-    **{name: float(rouge[name].fmeasure) for name in ("rouge1", "rouge2", "rougeL")},
-    "length_ratio": len(prediction.split()) / len(reference.split()),
   }
 
 

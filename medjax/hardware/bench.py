@@ -13,6 +13,7 @@ from medjax.data import chat, items
 from medjax.data.examples import Segments
 from medjax.data.loader import Plan
 from medjax.data.packing import plain_tokens, row_tokens
+from medjax.data.rows import task_rows
 from medjax.errors import UserError
 from medjax.evaluation import decode
 from medjax.hardware import flops
@@ -233,7 +234,7 @@ def _costs(clock: Clock, needed: list[int], compilation: float) -> dict[str, Any
 
 def workload_of(config, method: str, workload: str) -> tuple[ModelConfig, list[Segments]]:
   """(model config, groups) of what is to be run."""
-  task = tasks.get(config.task) if config.task else None
+  task = tasks.of(config) if config.task else None
   brings_data = bool(config.data.source or task)
   if config.model.path in PRESETS:
     if brings_data:
@@ -252,7 +253,7 @@ def workload_of(config, method: str, workload: str) -> tuple[ModelConfig, list[S
     if task is None:
       raise UserError("--method=score needs the labels of a task; set config.task, or leave --data out")
     answers = [task.completion(answer) for answer in task.answers()]
-    found = [(row.id, task.prompt(row), answers) for row in items.task_rows(config, task)["train"]]
+    found = [(row.id, task.prompt(row), answers) for row in task_rows(config, task)["train"]]
   else:
     found = items.training_items(config, task)["train"]
   limits = chat.limits_of(config, described.max_positions, config.train.row_length)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from medjax.errors import RunError, UserError
 from medjax.evaluation import metrics, statistics
-from medjax.evaluation.text_metrics import TEXT_METRICS
+from medjax.evaluation.text_metrics import TEXT_METRICS, text_metrics
 from medjax.tasks.task import Target, TextTarget
 
 MARGIN = 0.05  # smallest relevant difference of the primary metric
@@ -215,7 +215,7 @@ def _sample(run: Mapping[str, list], target: Target | TextTarget, names: Sequenc
 
 
 def _results(run, target, seed, resamples) -> list[dict]:
-  names = list(TEXT_METRICS) if isinstance(target, TextTarget) else metrics.applicable(target)
+  names = list(text_metrics(target)) if isinstance(target, TextTarget) else metrics.applicable(target)
   return [
     {
       "metric": name,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from medjax import tasks
 from medjax.data import items
 from medjax.data.examples import Example, JudgedAnswer, PreferencePair, Row
 from medjax.data.loader import planned_steps
+from medjax.data.rows import task_rows
 from medjax.objectives.objective import objective_of
 from medjax.objectives.preference import reads_reference
 from medjax.tasks.task import Task
@@ -39,7 +41,9 @@ class Run:
   @property
   def folder(self) -> pathlib.Path:
     """Where in the study its workdir is."""
-    return pathlib.Path("runs", self.task, f"seed{self.seed}", self.method, f"candidate{self.candidate}")
+    return pathlib.Path(
+      "runs", re.sub(r"[^\w.-]+", "-", self.task), f"seed{self.seed}", self.method, f"candidate{self.candidate}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ def plan(config) -> list[list[Run]]:
   groups = []
   grid = schema.as_dict(config)["study"]["grid"]
   for task in config.study.tasks or (config.task,):
-    tasks.get(task)
+    task_of(config, task)
     for seed in config.study.seeds:
       for method in config.study.methods:
         candidates = grid.get(f"{task}/{method}", grid.get(method)) or [{}]
@@ -70,6 +74,11 @@ def plan(config) -> list[list[Run]]:
           candidates = [{}]
         groups.append([Run(task, seed, method, i, tuple(sorted(c.items()))) for i, c in enumerate(candidates)])
   return groups
+
+
+def task_of(config, name: str) -> Task:
+  """The task that a study's config names: in `study.tasks`, or as its own."""
+  return tasks.of(schema.with_overrides(config, {"task": name}))
 
 
 def run_config(config, run: Run, workdir: pathlib.Path, start_from: Run | None = None):
@@ -95,12 +104,12 @@ def stages(config, groups: Sequence[Sequence[Run]], workdir: pathlib.Path) -> li
   """
   found = []
   for candidates in groups:
-    task = tasks.get(candidates[0].task)
+    task = task_of(config, candidates[0].task)
     for run in candidates:
       settings = run_config(config, run, workdir)
       if run.method != "base":
         found.append(_training(settings, run, task))
-      rows = items.task_rows(settings, task)
+      rows = task_rows(settings, task)
       if len(candidates) > 1:
         found.append(Stage(run, "validation", _evaluation_cost(task, rows["validation"]), rows=len(rows["validation"])))
     found.append(Stage(candidates[0], "test", _evaluation_cost(task, rows["test"]), rows=len(rows["test"])))

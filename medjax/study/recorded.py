@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medjax import tasks
 from medjax.data.examples import Row
 from medjax.errors import UserError
+from medjax.tasks.task import Task
 
 
 def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -35,13 +35,18 @@ def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[di
 
 
 def read_examples(
-  workdir: str | os.PathLike, study: Mapping[str, Any], rows: Mapping[str, Sequence[Row]], count: int
+  workdir: str | os.PathLike,
+  study: Mapping[str, Any],
+  tasks: Mapping[str, Task],
+  rows: Mapping[str, Sequence[Row]],
+  count: int,
 ) -> list[dict[str, Any]]:
   """Test rows with every method's answer, by the runs of the first seed. Clinical text: only for who asked for it.
 
   Args:
     workdir: the study's folder.
     study: what `study.json` holds; `protocol.chosen` names the runs.
+    tasks: by the name that the study has for them.
     rows: task -> its test rows.
     count: how many of each task to show, the first ones.
 
@@ -54,7 +59,7 @@ def read_examples(
   first_seed = study["protocol"]["seeds"][0]
   examples = []
   for name, of_task in rows.items():
-    task, answers = tasks.get(name), {}
+    task, answers = tasks[name], {}
     for run in study["protocol"]["chosen"]:
       if (run["task"], run["seed"]) == (name, first_seed):
         path = _file(workdir, run, "eval/test/predictions.jsonl")

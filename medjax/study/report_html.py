@@ -89,7 +89,7 @@ def write_html(
     references=references,
     examples=examples,
   )
-  with files.write_aside(path) as file:
+  with files.write_aside(path, private=bool(examples)) as file:
     file.write(text)
 
 

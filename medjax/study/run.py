@@ -19,10 +19,11 @@ from absl import logging
 
 import medjax
 from medjax import config as schema
-from medjax import files, tasks
+from medjax import files
 from medjax.data import chat, items
 from medjax.data.examples import Row
 from medjax.data.loader import seen
+from medjax.data.rows import task_rows, windowed
 from medjax.errors import UserError
 from medjax.evaluation.evaluate import evaluate
 from medjax.evaluation.metrics import higher_is_better, score_texts
@@ -80,8 +81,9 @@ def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
   report.write_report(results, workdir / "report.md")
   shown = []
   if examples:
-    rows = {task.name: _splits(config, task)["test"] for task in _tasks(chosen)}
-    shown = recorded.read_examples(workdir, results, rows, examples)
+    found = _tasks(config, chosen)
+    rows = {name: _splits(config, name, task)["test"] for name, task in found.items()}
+    shown = recorded.read_examples(workdir, results, found, rows, examples)
   report_html.write_html(results, workdir / "report.html", recorded.read_curves(workdir, results), shown)
   return results
 
@@ -105,19 +107,19 @@ def _choose(config, workdir, candidates: list[Run], start_from: Run | None, mode
       train(run_config(config, run, workdir, start_from), workdir / run.folder, model)
       progress.finish(run, "train")
     if len(candidates) > 1:
-      value = _selection_value(_evaluate(config, workdir, run, "validation", model))
+      task = plan.task_of(config, run.task)
+      value = _selection_value(_evaluate(config, workdir, run, "validation", model), task)
       progress.finish(run, "validation")
       if value > best_value:
         best, best_value = run, value
   return best
 
 
-def _selection_value(metrics: Mapping[str, Any]) -> float:
+def _selection_value(metrics: Mapping[str, Any], task: Task) -> float:
   """Mean of the primary metrics over a task's targets, higher is better."""
-  targets = tasks.get(metrics["task"]).targets
   signed = [
     metrics["targets"][name][target.primary] * (1 if higher_is_better(target.primary) else -1)
-    for name, target in targets.items()
+    for name, target in task.targets.items()
   ]
   return sum(signed) / len(signed)
 
@@ -137,7 +139,7 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model:
   for (task_name, seed, method), run in chosen.items():
     lines = (workdir / run.folder / "eval" / "test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    for name, target in tasks.get(task_name).targets.items():
+    for name, target in plan.task_of(config, task_name).targets.items():
       targets[(task_name, name)] = target
       answers[(task_name, name, method, seed)] = {
         "ids": [row["id"] for row in rows],
@@ -188,11 +190,11 @@ def _baselines(
   """
   answers = {}
   seed = config.study.seeds[0]
-  for task in _tasks(chosen):
-    runs = [chosen[task.name, seed, method] for method in config.study.methods]
-    run = chosen.get((task.name, seed, "sft"), runs[0])
+  for task_name, task in _tasks(config, chosen).items():
+    runs = [chosen[task_name, seed, method] for method in config.study.methods]
+    run = chosen.get((task_name, seed, "sft"), runs[0])
     settings = run_config(config, run, workdir)
-    rows = items.task_rows(settings, task)
+    rows = task_rows(settings, task)
     fitted_on = _rows_read(settings, task, rows["train"], model) if run.method == "sft" else rows["train"]
     for method, predict in BASELINES.items() if fitted_on else ():
       for name, predictions in predict(fitted_on, rows["test"], task).items():
@@ -204,7 +206,7 @@ def _baselines(
         }
         if isinstance(task.targets[name], TextTarget):
           found["scores"] = score_texts(task, name, rows["test"], predictions)
-        answers[task.name, name, method, seed] = found
+        answers[task_name, name, method, seed] = found
   return answers
 
 
@@ -212,38 +214,38 @@ def _rows_read(settings, task: Task, rows: list[Row], model: Description) -> lis
   """The train rows that an SFT run came to, without those that it dropped as too long."""
   limits = chat.limits_of(settings, model.config.max_positions, settings.train.row_length)
   encoder = chat.Encoder(model.tokenizer, model.config.vocab_size)
+  rows = windowed(rows, task)
   groups, _ = chat.encode_all([task.example(row) for row in rows], encoder, limits)
   by_id = {row.id: row for row in rows}
   return [by_id[groups[index].id] for index in seen(settings, len(groups))]
 
 
-def _tasks(chosen: Mapping[tuple[str, int, str], Run]) -> list[Task]:
-  return [tasks.get(name) for name in dict.fromkeys(run.task for run in chosen.values())]
+def _tasks(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Task]:
+  """The tasks by the names that the config has for them."""
+  return {name: plan.task_of(config, name) for name in dict.fromkeys(run.task for run in chosen.values())}
 
 
-def _row_counts(config, task: Task) -> dict[str, int]:
-  """Rows of each split."""
-  return {split: len(rows) for split, rows in _splits(config, task).items()}
-
-
-def _splits(config, task: Task) -> dict[str, list[Row]]:
+def _splits(config, name: str, task: Task) -> dict[str, list[Row]]:
   """The rows of a task as the study's own config limits them."""
-  return items.task_rows(schema.with_overrides(config, {"task": task.name}), task)
+  return task_rows(schema.with_overrides(config, {"task": name}), task)
 
 
 def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:
+  found = dict(sorted(_tasks(config, chosen).items()))
   return {
     "model": config.model.path,
     "methods": list(config.study.methods),
-    "tasks": sorted({run.task for run in chosen.values()}),
+    "tasks": list(found),
     "seeds": list(config.study.seeds),
-    "rows": {task.name: _row_counts(config, task) for task in _tasks(chosen)},
+    "rows": {
+      name: {split: len(rows) for split, rows in _splits(config, name, task).items()} for name, task in found.items()
+    },
     "selection": f"{_selection(config)}; the test rows are read once, by the chosen run of each method",
     "answers": {
       name: "the likeliest labels"
-      if tasks.get(name).generation is None
-      else f"generated greedily, up to {tasks.get(name).generation.max_new_tokens} tokens"
-      for name in sorted({run.task for run in chosen.values()})
+      if task.generation is None
+      else f"generated greedily, up to {task.generation.max_new_tokens} tokens"
+      for name, task in found.items()
     },
     "baselines": "fitted on the rows that the first seed's SFT run read, scored on the same test rows, not compared",
     "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
@@ -269,8 +271,8 @@ def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], se
   """What may differ between two equal studies: machine, versions, times."""
   device = jax.devices()[0]
   data = {
-    task.name: {split: items.fingerprint(rows) for split, rows in _splits(config, task).items()}
-    for task in sorted(_tasks(chosen), key=lambda task: task.name)
+    name: {split: items.fingerprint(rows) for split, rows in _splits(config, name, task).items()}
+    for name, task in sorted(_tasks(config, chosen).items())
   }
   return {
     "medjax": medjax.__version__,

@@ -101,8 +101,19 @@ def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Genera
   return wrong if rng.random() < WRONG_OPTION_FIRST else wrong[::-1]
 
 
+def plain(words: str) -> str:
+  """A text without case, full stops and blanks at its ends or doubled: what two answers are compared by."""
+  return " ".join(words.lower().replace(".", " ").split())
+
+
+def said_last(text: str) -> str:
+  """What follows the last `Answer:` of a generated text, up to the end of its line; empty where there is none."""
+  _, marker, rest = re.sub(r"answer\s*:", "Answer:", text, flags=re.IGNORECASE).rpartition("Answer:")
+  return rest.strip().partition("\n")[0] if marker else ""
+
+
 def read(text: str, fields: Mapping) -> dict[str, str]:
-  """The diagnosis of a generated answer: what follows the last `Answer:`, up to the end of its line.
+  """The diagnosis of a generated answer, in what follows the last `Answer:`.
 
   Args:
     text: the generated text.
@@ -112,14 +123,8 @@ def read(text: str, fields: Mapping) -> dict[str, str]:
     The diagnosis where the line is one of the row's options and nothing else (case, full stops and blanks aside), else
     nothing.
   """
-
-  def plain(words: str) -> str:
-    return " ".join(words.lower().replace(".", " ").split())
-
-  _, marker, rest = re.sub(r"answer\s*:", "Answer:", text, flags=re.IGNORECASE).rpartition("Answer:")
-  said = plain(rest.strip().partition("\n")[0])
-  found = [option for option in options(fields) if plain(option) == said]
-  return {"diagnosis": found[0]} if marker and found else {}
+  found = [option for option in options(fields) if plain(option) == plain(said_last(text))]
+  return {"diagnosis": found[0]} if found else {}
 
 
 def rows(split: str) -> list[Row]:

@@ -72,7 +72,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
   mesh.check_divides(described.config, devices, config.train.microbatch_rows)
 
   # ---- Data -----------------------------------------------------------------------------------------------------
-  task = tasks.get(config.task) if config.task else None
+  task = tasks.of(config) if config.task else None
   found = items.training_items(config, task)
   encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
   limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)
@@ -100,7 +100,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       logging.info("%s is finished at step %d", workdir, steps)
       return TrainResult(steps, 0, 0.0, {})
     policy = initial_policy(config, described, devices)
-    settings, plain_rows = config.model, config.method == "sft"
+    settings, plain_rows = config.model, config.method == "sft" and all(len(x.completions) == 1 for x in groups)
     graph = policy.graph(described.config, settings.dtype, settings.attention, settings.remat, plain_rows)
     identity["weights"] = reference.weights_fingerprint(policy.params)
     if policy.frozen is not None:

@@ -82,7 +82,11 @@ def test_unusable_command_lines_end_with_2_and_one_line(argv, message, capsys, r
     (RunError("loss is not finite"), 1, "medjax train: loss is not finite"),
     (Stopped("stopped at step 4"), 75, "medjax train: stopped at step 4"),
     (KeyboardInterrupt(), 1, "medjax train: interrupted"),
-    (ValueError("two\nlines"), 1, "medjax train: unexpected ValueError: two lines (--debug shows where)"),
+    (
+      ValueError("two\nlines"),
+      1,
+      "medjax train: unexpected ValueError (--debug shows its message and where it came from)",
+    ),
   ],
 )
 def test_exit_codes_of_what_ends_a_run(error, code, line, capsys, replace):

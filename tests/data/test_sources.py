@@ -8,6 +8,7 @@ import pytest
 from medjax import config as schema
 from medjax.data import items, sources
 from medjax.data.examples import Example, PreferencePair, Row
+from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
 
@@ -156,7 +157,7 @@ def test_columns_rename_what_the_source_calls_otherwise(tmp_path):
     ([{"messages": [{"role": "doctor", "content": "x"}]}], {}, "line 1: messages has role 'doctor'"),
     ([{"messages": ["x"]}], {}, "line 1: messages must hold messages such as"),
     ([{"prompt": "Q", "completion": [say("a"), say("b")]}], {}, "completion holds 2 messages"),
-    ([{"id": 1, "prompt": "Q", "completion": "A"}] * 2, {}, r"line 2: id '1' is also the id of .* line 1"),
+    ([{"id": 1, "prompt": "Q", "completion": "A"}] * 2, {}, r"line 2: its id is also that of .* line 1"),
     ([{"split": "trian", "prompt": "Q", "completion": "A"}], {}, "line 1: split is 'trian', not one of"),
     ([{"split": "test", "prompt": "Q", "completion": "A"}], {}, "no train rows"),
     ([{"prompt": "Q", "completion": "A"}], {"data.columns.promt": "prompt"}, "columns.promt names no field"),
@@ -198,7 +199,7 @@ COLUMNS = {"data.columns": {"urgency": "expert", "id": "visit"}, "data.split_by"
 
 def test_task_rows_split_by_patient_with_labels_as_the_task_spells_them(tmp_path):
   config = with_source(write(tmp_path / "a.csv", patients(600)), **COLUMNS)
-  splits = items.task_rows(config, TASK)
+  splits = task_rows(config, TASK)
   groups = {split: {row.group for row in rows} for split, rows in splits.items()}
   assert sum(map(len, splits.values())) == 600 and sum(map(len, groups.values())) == 200
   assert (
@@ -215,15 +216,14 @@ def test_the_split_of_a_patient_depends_on_the_patient_alone(tmp_path):
   few, many = (with_source(write(tmp_path / f"{n}.csv", patients(n)), **COLUMNS) for n in (90, 300))
   many = schema.with_overrides(many, {"seed": 5})
   in_few, in_many = (
-    {row.group: split for split, rows in items.task_rows(config, TASK).items() for row in rows}
-    for config in (few, many)
+    {row.group: split for split, rows in task_rows(config, TASK).items() for row in rows} for config in (few, many)
   )
   assert in_few.items() <= in_many.items()
 
 
 def test_rows_without_ids_split_by_their_content(tmp_path):
   text = "complaint,pain,urgency\n" + "".join(f"c{i % 50},{i % 7},emergency\n" for i in range(700))
-  one, renamed = (items.task_rows(with_source(write(tmp_path / name, text)), TASK) for name in ("a.csv", "b.csv"))
+  one, renamed = (task_rows(with_source(write(tmp_path / name, text)), TASK) for name in ("a.csv", "b.csv"))
   contents = [{tuple(row.fields.values()) for row in rows} for rows in one.values()]
   assert sum(map(len, contents)) == len(set.union(*contents)) == 350
   assert [[r.fields for r in rows] for rows in one.values()] == [[r.fields for r in rows] for rows in renamed.values()]
@@ -231,18 +231,18 @@ def test_rows_without_ids_split_by_their_content(tmp_path):
 
 def test_limits_keep_the_first_rows(tmp_path):
   source = write(tmp_path / "a.csv", patients(300))
-  full = items.task_rows(with_source(source, **COLUMNS), TASK)
+  full = task_rows(with_source(source, **COLUMNS), TASK)
   limits = {"data.train_rows": 5, "data.validation_rows": 3, "data.test_rows": 2}
-  limited = items.task_rows(with_source(source, **COLUMNS, **limits), TASK)
+  limited = task_rows(with_source(source, **COLUMNS, **limits), TASK)
   assert limited == {"train": full["train"][:5], "validation": full["validation"][:3], "test": full["test"][:2]}
 
 
 @pytest.mark.parametrize(
   ("text", "overrides", "message"),
   [
-    ("complaint,pain,urgency\na,1,urgent\n", {}, "line 2: urgency is 'urgent', not one of non-emergency, emergency"),
+    ("complaint,pain,urgency\na,1,urgent\n", {}, "line 2: urgency is not one of non-emergency, emergency"),
     ("complaint,pain,urgency\na,1,emergensy\n", {}, r"did you mean 'emergency'\?"),
-    ("complaint,pain,urgency\na,1,\n", {}, "line 2: urgency is None, not one of"),
+    ("complaint,pain,urgency\na,1,\n", {}, "line 2: urgency is empty; it must be one of"),
     ("complaint,pain,urgncy\na,1,emergency\n", {}, r"line 2: no column 'urgency'; did you mean 'urgncy'\?"),
     ("complaint,urgency\na,emergency\n", {}, r"line 2: no column 'pain'.*--config.data.columns.pain=COLUMN"),
     ("complaint,pain,urgency\na,1,emergency\n", {"data.columns.pain": "NRS"}, "line 2: no column 'NRS'.*columns.pain="),
@@ -251,20 +251,20 @@ def test_limits_keep_the_first_rows(tmp_path):
     (
       "complaint,pain,urgency,p,split\na,1,emergency,7,train\nb,1,emergency,7,test\n",
       {"data.split_by": "p"},
-      "line 3: p '7' is in train and in test",
+      "line 3: rows of its p are in train and in test",
     ),
   ],
 )
 def test_task_rows_that_do_not_fit_are_refused_with_file_and_line(tmp_path, text, overrides, message):
   source = write(tmp_path / "a.csv", text)
   with pytest.raises(UserError, match=message) as error:
-    items.task_rows(with_source(source, **overrides), TASK)
+    task_rows(with_source(source, **overrides), TASK)
   assert str(error.value).startswith(source) and "\n" not in str(error.value)
 
 
 def test_task_without_data_asks_for_a_file():
   with pytest.raises(UserError, match="task toy has no data of its own"):
-    items.task_rows(schema.base_config(), TASK)
+    task_rows(schema.base_config(), TASK)
 
 
 def test_own_data_of_a_task_becomes_examples_and_pairs():
@@ -283,9 +283,9 @@ def test_own_data_of_a_task_becomes_examples_and_pairs():
 def test_rows_to_predict_need_no_labels_and_keep_them_out_of_the_prompt(tmp_path):
   config = with_source("", **{"data.columns.urgency": "expert"})
   without = write(tmp_path / "a.csv", "complaint,pain\na,1\nb,\n")
-  assert [row.labels for row in items.rows_to_predict(config, TASK, without)] == [{}, {}]
+  assert [row.labels for row in rows_to_predict(config, TASK, without)] == [{}, {}]
   with_labels = write(tmp_path / "b.csv", "complaint,pain,expert\na,1,who knows\n")
-  assert items.rows_to_predict(config, TASK, with_labels)[0].fields == {"complaint": "a", "pain": "1"}
+  assert rows_to_predict(config, TASK, with_labels)[0].fields == {"complaint": "a", "pain": "1"}
 
 
 REASONED = dataclasses.replace(
@@ -301,11 +301,11 @@ def test_texts_and_reasons_come_from_columns_of_their_names(tmp_path):
   config = with_source(
     write(tmp_path / "a.csv", text), **{"data.columns.summary": "gist", "data.columns.id": "complaint"}
   )
-  (row,) = [row for rows in items.task_rows(config, REASONED).values() for row in rows]
+  (row,) = [row for rows in task_rows(config, REASONED).values() for row in rows]
   assert row.labels == {"urgency": "emergency", "summary": "Chest pain.", "reasons": "It is new."}
   assert row.fields == {"complaint": "a", "pain": "1"}, "nothing of the answer is left for the prompt"
   assert REASONED.completion(row.labels) == "It is new.\nSummary: Chest pain.\nUrgency: emergency"
-  (unlabelled,) = items.rows_to_predict(config, REASONED, config.data.source)
+  (unlabelled,) = rows_to_predict(config, REASONED, config.data.source)
   assert unlabelled.fields == row.fields and unlabelled.labels == {}
 
 
@@ -321,7 +321,7 @@ def test_texts_and_reasons_come_from_columns_of_their_names(tmp_path):
 def test_an_answer_that_lacks_a_part_is_refused(tmp_path, rows, message):
   source = write(tmp_path / "a.jsonl", [{"complaint": "a", "pain": 1, "urgency": "emergency", **rows}])
   with pytest.raises(UserError, match=message):
-    items.task_rows(with_source(source), REASONED)
+    task_rows(with_source(source), REASONED)
 
 
 def test_fingerprint_follows_content():

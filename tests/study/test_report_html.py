@@ -197,13 +197,13 @@ def test_examples_are_read_from_the_runs_of_a_study(tmp_path):
     ]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
   changed = study(protocol={**PROTOCOL, "chosen": chosen})
-  found = recorded.read_examples(tmp_path, changed, rows, 2)
+  found = recorded.read_examples(tmp_path, changed, {task: tasks.get(task) for task in rows}, rows, 2)
   assert [example["id"] for example in found] == [row.id for row in rows["triage"][:2]]
   assert found[0]["answers"] == {"base": "nurse, None", "sft": "call a nurse"}
   assert found[1]["prompt"] == rows["triage"][1].fields["message"]
   assert "call a nurse" in words(written(tmp_path, changed, examples=found))
   with pytest.raises(UserError, match="base has no answer for row"):
-    recorded.read_examples(tmp_path, changed, {"triage": triage.rows("validation", 1)}, 1)
+    recorded.read_examples(tmp_path, changed, {"triage": triage.TRIAGE}, {"triage": triage.rows("validation", 1)}, 1)
 
 
 def test_long_curves_keep_their_mean_and_ends():

@@ -1,7 +1,7 @@
-import dataclasses
 import re
 from collections import Counter
 
+import contents
 import numpy as np
 import pytest
 
@@ -156,7 +156,7 @@ def test_sizes_and_any_prefix_is_a_fair_sample():
 
 
 def test_splits_are_frozen():
-  prints = {split: fingerprint([dataclasses.asdict(row) for row in rows]) for split, rows in ROWS.items()}
+  prints = {split: fingerprint([contents.of(row) for row in rows]) for split, rows in ROWS.items()}
   assert prints == {"train": "85e221795ee3a4f5", "validation": "cbad67b5542e4467", "test": "6bb337fc12323851"}
 
 

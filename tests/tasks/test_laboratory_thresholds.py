@@ -1,7 +1,7 @@
-import dataclasses
 import re
 from collections import Counter
 
+import contents
 import hash_seeds
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_sizes_balance_and_fair_prefixes():
 
 
 def test_splits_are_frozen():
-  prints = {split: fingerprint([dataclasses.asdict(row) for row in rows]) for split, rows in ROWS.items()}
+  prints = {split: fingerprint([contents.of(row) for row in rows]) for split, rows in ROWS.items()}
   assert prints == {"train": "5298d927e9ee9832", "validation": "1be244919eedef40", "test": "d744e05db0551527"}
 
 

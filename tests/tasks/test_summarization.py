@@ -1,8 +1,8 @@
-import dataclasses
 import json
 import re
 from collections import Counter
 
+import contents
 import numpy as np
 import pytest
 
@@ -38,7 +38,7 @@ def test_sizes_and_longer_train_begins_with_train():
 
 
 def test_splits_are_frozen():
-  prints = {split: fingerprint([dataclasses.asdict(row) for row in rows]) for split, rows in ROWS.items()}
+  prints = {split: fingerprint([contents.of(row) for row in rows]) for split, rows in ROWS.items()}
   assert prints == {"train": "b6ef4dcbef326d91", "validation": "cdcb4799cc510d2b", "test": "dc13e6d9d5a5307e"}
 
 

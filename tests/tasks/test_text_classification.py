@@ -1,8 +1,8 @@
-import dataclasses
 import math
 import re
 from collections import Counter
 
+import contents
 import hash_seeds
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_sizes_balance_and_fair_prefixes():
 
 
 def test_splits_are_frozen():
-  prints = {split: fingerprint([dataclasses.asdict(row) for row in rows]) for split, rows in ROWS.items()}
+  prints = {split: fingerprint([contents.of(row) for row in rows]) for split, rows in ROWS.items()}
   assert prints == {"train": "08152d98e0c80106", "validation": "170d717b1208bd8f", "test": "69b093e2dd7e7c26"}
 
 

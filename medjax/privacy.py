@@ -1,0 +1,21 @@
+"""Whether texts of the data may be shown: in no message, log or report unless the user asks for it."""
+
+from typing import Any
+
+_allowed = False
+
+
+def allow(show_examples: bool) -> None:
+  """Says for the whole process whether messages may show what stands in the data (`--show_examples`)."""
+  global _allowed
+  _allowed = show_examples
+
+
+def allowed() -> bool:
+  """Whether messages may show what stands in the data."""
+  return _allowed
+
+
+def shown(value: Any) -> str:
+  """The end of a message: the value where it may be shown, else how to see it."""
+  return f": {value!r}" if _allowed else " (--show_examples shows it)"
