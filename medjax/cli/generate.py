@@ -72,7 +72,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def _run(arguments: Arguments) -> None:
-  from medjax.data.sources import read_text
+  from medjax.data.text_files import read_text
 
   values = arguments.flags
   if values.top_p <= 0:

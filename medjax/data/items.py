@@ -10,7 +10,18 @@ import ml_collections
 from medjax import files
 from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Row
 from medjax.data.judged import answers_of_pairs, with_unrelated
-from medjax.data.rows import SPLITS, by_split, given_splits, id_of, jsonable, limited, new_item, task_rows, windowed
+from medjax.data.rows import (
+  SPLITS,
+  by_split,
+  given_splits,
+  id_of,
+  jsonable,
+  limited,
+  new_item,
+  task_rows,
+  wanted_rows,
+  windowed,
+)
 from medjax.data.sources import Record, read_records
 from medjax.errors import UserError
 
@@ -46,7 +57,7 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
   else:
     if not config.data.source:
       raise UserError("config.data.source is empty; name a file with prompts and answers, or set config.task")
-    records = read_records(config.data.source)
+    records = read_records(config.data.source, wanted_rows(config))
     columns = _columns(config, _TEXT_FIELDS)
     convert = pairs_from_records if wants_pairs else examples_from_records
     if wants_judged and columns.get("chosen", "chosen") not in records[0].values:

@@ -51,7 +51,7 @@ def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list
     if task.load is None:
       raise UserError(f"task {task.name} has no data of its own; give a file with --config.data.source=FILE")
     return limited(config, {split: list(rows) for split, rows in task.load().items()})
-  records = read_records(config.data.source)
+  records = read_records(config.data.source, wanted_rows(config))
   rows, kept = _rows(config, task, records, labelled=True)
   if len(kept) < len(records):
     logging.info("%s: %d of %d rows left out, without a label", task.name, len(records) - len(kept), len(records))
@@ -110,6 +110,12 @@ def by_split(items: Sequence, splits: Sequence[str]) -> dict[str, list]:
 def limited(config: ml_collections.ConfigDict, items: Mapping[str, list]) -> dict[str, list]:
   """The first `data.*_rows` of each split."""
   return {split: items.get(split, [])[: config.data[f"{split}_rows"] or None] for split in SPLITS}
+
+
+def wanted_rows(config: ml_collections.ConfigDict) -> dict[str, int] | None:
+  """How many rows of each split are kept at most; None where one is kept whole, so that all are read."""
+  wanted = {split: config.data[f"{split}_rows"] for split in SPLITS}
+  return wanted if all(wanted.values()) else None
 
 
 def id_of(record: Record, columns: Mapping[str, str]) -> str:

@@ -1,43 +1,60 @@
-"""Files and hub data sets -> records that know where they come from."""
+"""Files, directories and hub data sets -> records that know where they come from."""
 
-import csv
+import collections
 import dataclasses
-import datetime
-import decimal
 import difflib
-import io
-import json
-import math
+import glob
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from medjax.data import formats, hub
 from medjax.errors import UserError
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
 SPLIT_NAMES = {
-  **{"train": "train", "training": "train", "test": "test"},
-  **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("validation", "validate", "val", "valid", "dev", "development"), "validation"),
+  **dict.fromkeys(("test", "testing"), "test"),
 }
+_SHARD = re.compile(r"(?P<split>[a-z]+)(?P<rest>[-_.].+)?")  # train, train-00000-of-00002, train_a
+_COUNTED = re.compile(r"[-_.](\d+)-of-(\d+)")
 
 
-@dataclasses.dataclass(frozen=True)
+class Origin(NamedTuple):
+  """A file or a split that records are counted in: `place` for messages, `name` for ids."""
+
+  place: str
+  name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
   """One row as it was found.
 
   Attributes:
     values: column -> value; an empty CSV cell is None, other CSV cells are text.
-    where: file and line (or row), for messages.
-    id: file name and line (or row), unique in the source.
+    origin: what the row was read from.
+    number: its line or row there.
     split: `train`, `validation` or `test` where the source says so, else empty.
   """
 
   values: Mapping[str, Any]
-  where: str
-  id: str
+  origin: Origin
+  number: int
   split: str = ""
+
+  @property
+  def where(self) -> str:
+    """File and line (or row), for messages."""
+    return f"{self.origin.place} {self.number}"
+
+  @property
+  def id(self) -> str:
+    """File name and line (or row), unique in the source."""
+    return f"{self.origin.name}:{self.number}"
 
   def column(self, name: str, field: str = "") -> Any:
     """The value of a column; UserError with the columns there are where it is missing."""
@@ -51,163 +68,171 @@ class Record:
     )
 
 
-def read_records(source: str | os.PathLike) -> list[Record]:
-  """Reads a data file, a directory with one file a split, or a hub data set.
+def read_records(source: str | os.PathLike, rows: Mapping[str, int] | None = None) -> list[Record]:
+  """Reads data files, a directory with files for each split, or a hub data set.
 
   Args:
-    source: a `.jsonl`, `.csv` or `.parquet` file; a directory with `train`, `validation` and `test` files (any of
-      them) of these kinds; or a hub id `owner/name`, also `owner/name:configuration`.
+    source: one of
+      a `.jsonl` (`.ndjson`), `.json`, `.csv`, `.tsv`, `.parquet` or `.arrow` file, those of text also gzipped (`.gz`);
+      several files, as a pattern (`notes-*.csv`) or a list with commas;
+      a directory with `train`, `validation` and `test` files (any of them), each one file or several
+      (`train-00000-of-00002.parquet`);
+      a directory that `save_to_disk` of `datasets` wrote;
+      a hub id `owner/name[:configuration][@revision]`.
+      With `#split` behind it, a hub id or a directory gives that split only, of a hub id also a slice such as
+      `#train[:1000]`.
+    rows: the first so many rows of each split are read, all where it is 0 or not named. A hub data set is streamed
+      then, not downloaded whole. Says nothing of rows without a split, and of `#split`.
 
   Returns:
-    Records in the order of the file; those of a directory or a hub data set carry their split.
+    Records in the order of the source. Those of a directory or a hub data set carry their split, and so do those of
+    several files that are named for more than one split. With `#split` they carry none, so that all of the splits
+    can be made out of one.
 
   Raises:
     UserError: the source is missing, empty or unreadable; names the file and the line.
   """
-  path = pathlib.Path(source)
+  text = os.path.expanduser(source)
+  path = pathlib.Path(text)
   if path.is_dir():
-    return _read_directory(path)
+    return _directory(path, "", rows)
   if path.is_file():
-    return _read_file(path, "")
-  if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", str(source)) and path.suffix not in SUFFIXES:
-    return _read_hub(str(source))
-  siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-  near = difflib.get_close_matches(str(path), siblings, 1)
-  raise UserError(f"data source {source} does not exist" + (f"; did you mean {near[0]}?" if near else ""))
+    return _read_files([(path, "")], rows)
+  before, _, split = text.rpartition("#")
+  if before and pathlib.Path(before).is_dir():
+    return _directory(pathlib.Path(before), split, rows)
+  if before and pathlib.Path(before).is_file():
+    raise UserError(f"{text}: a file has no splits to take one of; leave out #{split}")
+  id_ = hub.parse(text)
+  if id_ and not formats.kind(pathlib.Path(id_["name"])):
+    return _by_split(hub.from_hub(id_, streamed=bool(rows) and not id_["split"]), text, rows)
+  if "," in text or glob.has_magic(text):
+    return _read_files(_several(text), rows)
+  raise _missing(path)
 
 
 def split_name(name: Any, where: str) -> str:
-  """The split that a name stands for; UserError where it stands for none."""
-  split = SPLIT_NAMES.get(str(name).strip().lower())
-  if split is None:
-    raise UserError(f"{where}: split is {name!r}, not one of train, validation, test")
-  return split
+  """The split that a name stands for; UserError, which does not repeat it, where it stands for none."""
+  name = str(name).strip().lower()
+  if name in SPLIT_NAMES:
+    return SPLIT_NAMES[name]
+  near = difflib.get_close_matches(name, SPLIT_NAMES, 1)
+  hint = f"; did you mean {near[0]}?" if near else ""
+  raise UserError(f"{where}: split is none of train, validation, test{hint}")
 
 
-def _read_directory(path: pathlib.Path) -> list[Record]:
-  found: dict[str, pathlib.Path] = {}
-  for file in sorted(path.iterdir()):
-    split = SPLIT_NAMES.get(file.stem.lower())
-    if split and file.suffix.lower() in SUFFIXES:
-      if split in found:
-        raise UserError(f"{path}: {found[split].name} and {file.name} are both {split} data; keep one")
-      found[split] = file
-  if not found:
-    raise UserError(f"{path} holds no train, validation or test file ending in {', '.join(SUFFIXES)}")
-  return [record for split, file in found.items() for record in _read_file(file, split)]
+def _missing(path: pathlib.Path) -> UserError:
+  siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+  near = difflib.get_close_matches(str(path), siblings, 1)
+  return UserError(f"data source {path} does not exist" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _read_file(path: pathlib.Path, split: str) -> list[Record]:
-  readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-  reader = readers.get(path.suffix.lower())
-  if reader is None:
-    raise UserError(f"{path} ends in {path.suffix or 'nothing'}; medjax reads {', '.join(SUFFIXES)}")
-  unit = "row" if reader is _parquet else "line"
-  records = [
-    Record(values, f"{path} {unit} {number}", f"{path.name}:{number}", split) for number, values in reader(path)
-  ]
-  if not records:
-    raise UserError(f"{path} has no rows")
+# --- files ---
+
+
+def _several(text: str) -> list[tuple[pathlib.Path, str]]:
+  """The files of a list and its patterns, with their splits where they are named for more than one."""
+  files = []
+  for part in filter(None, map(str.strip, text.split(","))):
+    path = pathlib.Path(os.path.expanduser(part))
+    if path.is_file():
+      files.append(path)
+    elif path.is_dir():
+      raise UserError(f"data source {path} is a directory among several files; give files, or the directory alone")
+    elif glob.has_magic(str(path)):
+      found = [name for name in sorted(map(pathlib.Path, glob.glob(str(path), recursive=True))) if name.is_file()]
+      if not found:
+        raise UserError(f"data source {part}: no file is named like that")
+      files += found
+    else:
+      raise _missing(path)
+  twice = [path for path, count in collections.Counter(map(pathlib.Path.resolve, files)).items() if count > 1]
+  if twice:
+    raise UserError(f"data source {text} names {twice[0]} twice; name each file once")
+  splits = [_split_of(path) for path in files]
+  if "" in splits or len(set(splits)) == 1:
+    splits = [""] * len(files)
+  return list(zip(files, splits, strict=True))
+
+
+def _read_files(files: Sequence[tuple[pathlib.Path, str]], rows: Mapping[str, int] | None) -> list[Record]:
+  """The records of files in order; of a split no more than are wanted."""
+  whole_names = len({path.name for path, _ in files}) < len(files)
+  left = {split: count for split, count in (rows or {}).items() if count}
+  records: list[Record] = []
+  for path, split in files:
+    if left.get(split) == 0:
+      continue
+    unit, numbered = formats.read_file(path)
+    origin = Origin(f"{path} {unit}", str(path) if whole_names else path.name)
+    start = len(records)
+    records.extend(
+      Record(values, origin, number, split) for number, values in itertools.islice(numbered, left.get(split))
+    )
+    if len(records) == start:
+      raise UserError(f"{path} has no rows")
+    if split in left:
+      left[split] -= len(records) - start
   return records
 
 
-def read_text(path: str | os.PathLike) -> str:
-  """The text of a UTF-8 file, with or without a byte order mark; UserError names the line of the first other byte."""
-  try:
-    data = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  try:
-    return data.decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    line = data.count(b"\n", 0, error.start) + 1
-    raise UserError(
-      f"{path} line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file, for example from Latin-1 "
-      f"with: iconv -f latin1 -t utf-8 {path} > converted{pathlib.Path(path).suffix}"
-    ) from None
+# --- directories and hub data sets ---
 
 
-def _jsonl(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for number, line in enumerate(read_text(path).split("\n"), 1):
-    if not line.strip():
-      continue
-    try:
-      values = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(f"{path} line {number}: not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(values, dict):
-      raise UserError(f"{path} line {number}: {type(values).__name__} instead of a JSON object with named columns")
-    yield number, values
+def _directory(path: pathlib.Path, split: str, rows: Mapping[str, int] | None) -> list[Record]:
+  if hub.is_saved(path):
+    return _by_split(hub.from_disk(path, split), f"{path}#{split}" if split else str(path), rows)
+  files = [(file, of) for of, several in _files_by_split(path).items() for file in several]
+  if not split:
+    return _read_files(files, rows)
+  files = [(file, "") for file, of in files if of == SPLIT_NAMES.get(split.lower())]
+  if not files:
+    raise UserError(f"{path} has no {split} file")
+  return _read_files(files, None)
 
 
-def _csv(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  text = read_text(path)
-  csv.field_size_limit(max(len(text), 1))
-  reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-  header: list[str] = []
-  line = 1
-  while True:
-    try:
-      cells = next(reader)
-    except StopIteration:
-      return
-    except csv.Error as error:
-      raise UserError(f"{path} line {line}: {error}; check its quotes") from None
-    start, line = line, reader.line_num + 1
-    if not cells:
-      continue
-    if not header:
-      header = [name.strip() for name in cells]
-      repeated = sorted({name for name in header if header.count(name) > 1})
-      if repeated:
-        raise UserError(f"{path} line {start}: column {repeated[0]!r} appears twice; rename one")
-      continue
-    if len(cells) != len(header):
-      raise UserError(f"{path} line {start}: {len(cells)} cells under {len(header)} columns; quote cells with commas")
-    yield start, {name: cell if cell.strip() else None for name, cell in zip(header, cells, strict=True)}
+def _files_by_split(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+  """The files of each split, which are one, or several of one kind named alike and numbered or lettered."""
+  found: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
+  for file in sorted(path.iterdir()):
+    if file.is_file() and _split_of(file):
+      found[_split_of(file)].append(file)
+  if not found:
+    raise UserError(f"{path} holds no train, validation or test file ending in {formats.KINDS}")
+  for split, files in found.items():
+    shards = [_SHARD.fullmatch(formats.stem(file)) for file in files]
+    for file, shard in zip(files[1:], shards[1:], strict=True):
+      alike = formats.kind(file) == formats.kind(files[0]) and shard["split"] == shards[0]["split"]
+      if not (alike and shard["rest"] and shards[0]["rest"]):
+        raise UserError(f"{path}: {files[0].name} and {file.name} are both {split} data; keep one")
+    counted = [_COUNTED.fullmatch(shard["rest"] or "") for shard in shards]
+    totals = {int(match[2]) for match in counted if match}
+    if totals and totals != {len(files)}:
+      raise UserError(
+        f"{path}: {len(files)} files of {split} data, named {files[0].name} and so on, where their names say "
+        f"{' and '.join(map(str, sorted(totals)))}; fetch what is missing, remove what is old"
+      )
+  return found
 
 
-def _parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  import pyarrow
-  import pyarrow.parquet
-
-  try:
-    rows = pyarrow.parquet.read_table(path).to_pylist()
-  except (pyarrow.ArrowException, OSError) as error:
-    raise UserError(f"{path} is not a readable parquet file: {_first_line(error)}") from None
-  yield from ((number, _plain(row)) for number, row in enumerate(rows, 1))
+def _split_of(path: pathlib.Path) -> str:
+  """The split that a data file is named for, else empty."""
+  shard = _SHARD.fullmatch(formats.stem(path)) if formats.kind(path) else None
+  return SPLIT_NAMES.get(shard["split"], "") if shard else ""
 
 
-def _read_hub(source: str) -> list[Record]:
-  import datasets
-
-  name, _, configuration = source.partition(":")
-  try:
-    splits = datasets.load_dataset(name, configuration or None)
-  except Exception as error:  # noqa: BLE001 (the hub fails in many ways, all of them the source's)
-    raise UserError(
-      f"data source {source} is no local file, and the hub refused it: {_first_line(error)}; check the name, "
-      "the network and HF_TOKEN"
-    ) from error
-  return [
-    Record(_plain(row), f"{source} {split} row {number}", f"{split}:{number}", split_name(split, source))
-    for split, rows in splits.items()
-    for number, row in enumerate(rows, 1)
-  ]
-
-
-def _plain(value: Any) -> Any:
-  """Values of typed columns as JSON knows them; NaN is None, dates are ISO text."""
-  if isinstance(value, Mapping):
-    return {name: _plain(inner) for name, inner in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(inner) for inner in value]
-  if isinstance(value, float) and math.isnan(value):
-    return None
-  if isinstance(value, decimal.Decimal):
-    return float(value)
-  return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
-
-
-def _first_line(error: Exception) -> str:
-  return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _by_split(found: hub.Rows, source: str, rows: Mapping[str, int] | None) -> list[Record]:
+  """Records of the rows of a data set; the split of one that has none is named with an empty text."""
+  records: list[Record] = []
+  for name, values_of_rows in found.items():
+    split = SPLIT_NAMES.get(name.lower()) if name else ""
+    if split is None:
+      raise UserError(
+        f"{source} has a split {name!r}, which is none of train, validation, test; take one split with {source}#{name}"
+      )
+    origin = Origin(f"{source} {name} row" if name else f"{source} row", name or pathlib.Path(source).name)
+    wanted = itertools.islice(values_of_rows, (rows or {}).get(split) or None)
+    records.extend(Record(values, origin, number, split) for number, values in enumerate(wanted, 1))
+  if not records:
+    raise UserError(f"{source} has no rows")
+  return records
