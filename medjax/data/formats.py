@@ -256,7 +256,8 @@ def _numbered(reader: Any, path: pathlib.Path, before: int) -> Iterator[tuple[in
       yield line, cells
       line = before + reader.line_num + 1
   except csv.Error as error:
-    raise UserError(f"{path} line {line}: {error}; check its quotes") from None
+    what = str(error).partition(" - ")[0]
+    raise UserError(f"{path} line {line}: {what}; check its quotes") from None
 
 
 def _delimiter(header: str) -> str:

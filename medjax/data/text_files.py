@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import pathlib
+import re
 import shlex
 import zlib
 from collections.abc import Iterator
@@ -26,9 +27,10 @@ _ENCODINGS = {  # first bytes -> encoding, the longer ones first
 
 
 def lines(path: str | os.PathLike) -> Iterator[str]:
-  """The lines of a UTF-8 file with their ends: LF, CRLF, or CR alone. What is gzipped is unpacked, whatever its name.
+  """The lines of a UTF-8 file with their ends. What is gzipped is unpacked, whatever its name.
 
-  Memory stays bounded: a line is never longer than `LONGEST`.
+  A line ends with LF or CRLF, or with CR where the first one does. It is never longer than `LONGEST`, so that memory
+  stays bounded.
 
   Raises:
     UserError: the file cannot be read, or a line is no UTF-8, holds a NUL or is too long; names file and line.
@@ -68,7 +70,7 @@ def _opened(path: str | os.PathLike) -> Iterator[io.TextIOWrapper]:
           raise UserError(f"{path} is {encoding.upper()} text; {_conversion(path, encoding)}")
       if start == b"PK\x03\x04":
         raise UserError(f"{path} is a zip archive or an Excel workbook; save its sheet as CSV in UTF-8")
-      with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+      with io.TextIOWrapper(file, "utf-8-sig", newline=_line_end(file).decode()) as text:
         yield text
   except UnicodeDecodeError:
     raise UserError(_bad_byte(path)) from None
@@ -88,27 +90,27 @@ def _bytes(path: str | os.PathLike) -> Iterator[IO[bytes]]:
       yield unpacked
 
 
+def _line_end(file: IO[bytes]) -> bytes:
+  """CR where the first line that is not long ends with it alone, as on old Macs; else LF, before which a CR may be."""
+  return b"\r" if re.match(rb"[^\r\n]*\r+[^\r\n]", file.peek(_BLOCK)) else b"\n"
+
+
 def _bad_byte(path: str | os.PathLike) -> str:
   """Says on which line the first byte is that is not UTF-8, from a second reading."""
   decoder = codecs.getincrementaldecoder("utf-8")()
-  line, after_return = 1, False
+  line = 1
   with _bytes(path) as file:
+    end = _line_end(file)
     while True:
       block = file.read(_BLOCK)
       try:
         decoder.decode(block, final=not block)
       except UnicodeDecodeError as error:
         # Bytes that the decoder had kept from the block before stand first in `error.object`; no line ends among them.
-        line += _line_ends(error.object[: error.start], after_return)
+        line += error.object.count(end, 0, error.start)
         byte = error.object[error.start]
         return f"{path} line {line}: byte 0x{byte:02x} is not UTF-8; {_conversion(path, 'latin1')}"
-      line += _line_ends(block, after_return)
-      after_return = block.endswith(b"\r")
-
-
-def _line_ends(data: bytes, after_return: bool) -> int:
-  split = after_return and data.startswith(b"\n")  # the second half of a CRLF
-  return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n") - split
+      line += block.count(end)
 
 
 def _conversion(path: str | os.PathLike, encoding: str) -> str:
