@@ -204,12 +204,13 @@ class _Window:
       try:
         values, end = _DECODER.raw_decode(self._text, self._at)
       except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError) and not self._ended:
-          if length <= LONGEST:
-            self._read_on(2 * length)
-            continue
-          raise UserError(f"{where}: not JSON, or an object of more than {LONGEST} characters") from None
-        raise _refusal(error, where, f"character {getattr(error, 'pos', self._at) - self._at + 1} of it") from None
+        cut_off = isinstance(error, json.JSONDecodeError) and not self._ended
+        if cut_off and length <= LONGEST:
+          self._read_on(2 * length)
+          continue
+        place = f"character {getattr(error, 'pos', self._at) - self._at + 1} of it"
+        hint = f", or an object of more than {LONGEST} characters" if cut_off else ""
+        raise _refusal(error, where, place, hint) from None
       start, self._at = self._at, end
       return _row(values, self._text[start:end], where)
 

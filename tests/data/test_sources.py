@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import json
 
 import pyarrow
@@ -101,6 +102,79 @@ def test_directory_gives_each_file_its_split(tmp_path):
   write(tmp_path / "validation.csv", "a\n5\n")
   with pytest.raises(UserError, match="dev.csv and validation.csv are both validation"):
     sources.read_records(tmp_path)
+
+
+def found(source, rows=None):
+  return [(record.values["a"], record.split) for record in sources.read_records(source, rows)]
+
+
+def test_a_split_of_a_directory_may_be_several_files(tmp_path):
+  for i in range(2):
+    rows = [{"a": 2 * i}, {"a": 2 * i + 1}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"train-0000{i}-of-00002.parquet")
+    write(tmp_path / f"validate_{i}.jsonl", [{"a": 10 + i}])
+  write(tmp_path / "test.csv.gz", gzip.compress(b"a\n20\n"))
+  train, validation = [(i, "train") for i in range(4)], [(10, "validation"), (11, "validation")]
+  assert found(tmp_path) == [("20", "test"), *train, *validation]
+  assert found(tmp_path, {"train": 3, "validation": 1, "test": 5}) == [("20", "test"), *train[:3], validation[0]]
+  assert found(f"{tmp_path}#train") == [(i, "") for i in range(4)]
+  assert sources.read_records(tmp_path)[1].id == "train-00000-of-00002.parquet:1"
+  with pytest.raises(UserError, match="has no train_sft file"):
+    sources.read_records(f"{tmp_path}#train_sft")
+  (tmp_path / "train-00001-of-00002.parquet").unlink()
+  with pytest.raises(UserError, match="1 files of train data, named train-00000-of-.* say 2; fetch what is missing"):
+    sources.read_records(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train.csv", "train-old.csv"), ("train_1.csv", "training_2.csv")])
+def test_files_that_are_not_parts_of_one_split_are_refused(tmp_path, names):
+  for name in names:
+    write(tmp_path / name, "a\n1\n")
+  with pytest.raises(UserError, match="are both train data; keep one"):
+    sources.read_records(tmp_path)
+
+
+def test_patterns_and_lists_of_files(tmp_path, monkeypatch):
+  for name in ("notes-1.csv", "notes-2.csv", "train.csv", "train_2.csv", "dev.csv", "more/notes-1.csv"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path / name, f"a\n{name}\n")
+  monkeypatch.chdir(tmp_path)
+  assert found("notes-*.csv") == [("notes-1.csv", ""), ("notes-2.csv", "")]
+  assert found("notes-2.csv, more/*.csv") == [("notes-2.csv", ""), ("more/notes-1.csv", "")]
+  assert found("train*.csv") == [("train.csv", ""), ("train_2.csv", "")], "of one split: to be split"
+  assert found("train.csv,dev.csv") == [("train.csv", "train"), ("dev.csv", "validation")]
+  ids = [record.id for record in sources.read_records("**/notes-1.csv")]
+  assert ids == ["more/notes-1.csv:2", "notes-1.csv:2"], "unique where files have the same name"
+  (tmp_path / "home").mkdir()
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  write(tmp_path / "home" / "a,b [1].csv", "a\n7\n")
+  assert found("~/a,b [1].csv") == [("7", "")], "a file of that very name comes first"
+  for source, message in [
+    ("note-*.csv", r"data source note-\*.csv: no file is named like that"),
+    ("train.csv,dve.csv", r"dve.csv does not exist; did you mean dev.csv\?"),
+    ("train.csv,more", "more is a directory among several files"),
+    ("dev.csv,*.csv", "names .*dev.csv twice"),
+    ("dev.csv#train", "dev.csv#train: a file has no splits"),
+  ]:
+    with pytest.raises(UserError, match=message):
+      sources.read_records(source)
+
+
+@pytest.mark.parametrize("limits", [(2, 1, 1), (2, 1, 0)])
+def test_the_limits_of_a_run_are_those_of_the_rows_that_are_read(tmp_path, limits):
+  for split in ("train", "validation", "test"):
+    write(tmp_path / f"{split}.jsonl", [{"prompt": "Q", "completion": "A", "id": f"{split}{i}"} for i in range(3)])
+  write(tmp_path / "test.jsonl", [{"prompt": "Q", "completion": "A"}, "not a row"])
+  overrides = dict(zip(("data.train_rows", "data.validation_rows", "data.test_rows"), limits, strict=True))
+  if not limits[2]:
+    with pytest.raises(UserError, match="test.jsonl line 2"):
+      items.training_items(with_source(tmp_path, **overrides))
+    return
+  read = items.training_items(with_source(tmp_path, **overrides))
+  assert {split: [item.id for item in items] for split, items in read.items()} == {
+    "train": ["train0", "train1"],
+    "validation": ["validation0"],
+  }
 
 
 @pytest.mark.parametrize(
