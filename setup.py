@@ -18,6 +18,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.5.1",
     "datasets>=5.2.0",
+    "datasketch>=2.0.0",
     "flax>=0.12.8",
     "gguf>=0.19.0",
     "grain>=0.2.18",
