@@ -183,7 +183,7 @@ def _scores(
   def model():
     if kind == "numeric":
       return DecisionTreeClassifier(max_leaf_nodes=32, min_samples_leaf=5, class_weight="balanced", random_state=0)
-    return LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
+    return LogisticRegression(C=10.0, class_weight="balanced", max_iter=100)
 
   # Features are made from all rows: they know nothing of labels.
   if kind == "numeric":
