@@ -4,9 +4,10 @@ The list (45 CFR 164.514(b)(2)(i)) names 18 kinds. Patterns know what has a form
 addresses of mail, web and network, social security numbers) or a word that announces it (`MRN:`, `account no.`, `Dr.`).
 **They do not show that a text is free of identifiers.** Out of reach are names without a title or a label, places
 without a street number or ZIP code, employers, biometric data and photographs, anything in words other than English,
-and numbers in the style of one hospital. Dates without a year are seen where the month is a word, and `on 3/12`; ages
-above 89 as `92-year-old`, `92 y/o`, `aged 92`, `92M`. Providers' names count too. Formats are those of the United
-States, with day-first dates and international telephone numbers beside them.
+and numbers in the style of one hospital. Dates without a year are seen where the month is a word, and behind a word
+in `on 3/12`, `until 7/93`, `in April`; ages above 89 as `92-year-old`, `92 y/o`, `aged 92`, `92M`. Providers' names
+count too, single capitals (`Dr. X`) do not. Formats are those of the United States, with day-first dates and
+international telephone numbers beside them.
 """
 
 import dataclasses
@@ -172,6 +173,7 @@ _PATTERNS = (
       rf"\b{_MONTH}\.? {_D}{_ORDINAL}\b{_AMOUNT}"
       rf"|(?<![\d./-])\b{_D}{_ORDINAL}(?: of)?[ -]{_MONTH}\b(?! ?\d)(?<!\bMay)"
       rf"|\b(?:[Oo]n|[Ss]ince|[Dd]ated?:?|DOB:?) {_M}/{_D}\b{_AMOUNT}"
+      rf"|\b(?:[Ii]n|[Ss]ince|[Uu]ntil|[Tt]hrough|[Ll]ast|[Bb]y) (?:{_MONTH}\b|{_M}/(?:3[2-9]|[4-9]\d)\b{_AMOUNT})"
     ),
   ),
   _Pattern(

@@ -12,7 +12,7 @@ FOUND = {
     "seen on 03/12/2019", "DOB 3/12/48", "2019-03-12", "12.03.2019", "25/12/2019", "on March 12, 2019",
     "MARCH 12 2019",
     "12 March 2019", "12-Mar-2019", "the 3rd of March", "since March 3rd", "in March 2019", "07/2019",
-    "on 3/12 he fell", "admitted Dec 20.", "In May 2019",
+    "on 3/12 he fell", "admitted Dec 20.", "In May 2019", "back in April", "until 7/93.",
   ],
   "age_over_89": [
     "a 92-year-old man", "101 year old", "90 y/o F", "95yo", "94 y.o. woman", "aged 91", "Age: 97", "92m. c/o cough",
@@ -52,7 +52,8 @@ NOTHING = [
   "urine culture 100,000 CFU/ml, 10000 cfu", "Na 138, K 4.1, Cl 102, CO2 24",
   "TSH 0.45, T3 2.1, TT4 183, T4U 1.02, FTI 179", "titer 1:1280, 1/640", "visual acuity 20/20 and 20/40",
   "EF 55-60%, INR 2.0-3.0", "T12-L1, C5/C6, L4-5", "89-year-old woman", "65 y/o", "age 45", "for 90 days",
-  "HR 92, weight 95 kg", "fever of 101 F, 99 F", "in the last 10 years", "since 2019", "in 2004 and 1998",
+  "HR 92, weight 95 kg", "fever of 101 F, 99 F", "in the last 10 years", "since 2019", "Dr. X, Ms. A",
+  "from 10/10 to 5/10 in 2/3 of cases", "in 5/40 mg tablets", "in 2004 and 1998",
   "may 10 mg be given", "patients may 2 times", "May 3 tablets be taken", "OCT 3 mm",
   "serial 7s, serial troponins at 0, 3 and 6 hours", "G2P1001, para 2-0-1-2", "at 12:30:45, 08:15", "ratio 3.5.2",
   "Doctor: What brings you in?\nPatient: No. Thank you, Doctor. What next?", "the doctor said", "I miss Those days",
