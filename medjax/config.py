@@ -180,7 +180,10 @@ def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, An
   for key, value in overrides.items():
     free = next((name for name in _FREE if str(key).startswith(f"{name}.")), None)
     if free:
-      get(copy, free)[key[len(free) + 1 :]] = _free_value(free, key, value)
+      section, name = get(copy, free), key[len(free) + 1 :]
+      if name in section:
+        del section[name]  # the value may be of another type
+      section[name] = _free_value(free, key, value)
     elif key in known:
       section, _, name = key.rpartition(".")
       target = get(copy, section)

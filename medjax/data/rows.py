@@ -27,6 +27,23 @@ SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)  # upper ends of train and validation; the rest is test
 
 
+@dataclasses.dataclass(frozen=True)
+class RowsOf:
+  """The rows of a task, and where they are from.
+
+  Attributes:
+    splits: `train`, `validation` and `test` rows.
+    values: id of a row -> all columns of the source, those of labels too; of a task's own rows their fields.
+    left_out: rows of the source that the task leaves out, for want of a label.
+    split_by: `task`, `source`, `stratified` or `hash`: who said which split a row is in.
+  """
+
+  splits: Mapping[str, list[Row]]
+  values: Mapping[str, Mapping[str, Any]]
+  left_out: int
+  split_by: str
+
+
 def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list[Row]]:
   """The rows of a task by split: its own, or those of `data.source`.
 
@@ -47,27 +64,42 @@ def task_rows(config: ml_collections.ConfigDict, task: "Task") -> dict[str, list
   Raises:
     UserError: a row that does not fit, with file and line; a group in two splits; a task without data.
   """
+  return dict(labelled_records(config, task).splits)
+
+
+def labelled_records(config: ml_collections.ConfigDict, task: "Task") -> RowsOf:
+  """The rows of `task_rows`, with all columns that the source has of them; raises as it does."""
   if not config.data.source:
     if task.load is None:
       raise UserError(f"task {task.name} has no data of its own; give a file with --config.data.source=FILE")
-    return limited(config, {split: list(rows) for split, rows in task.load().items()})
+    splits = limited(config, {split: list(rows) for split, rows in task.load().items()})
+    return RowsOf(splits, {row.id: row.fields for rows in splits.values() for row in rows}, 0, "task")
   records = read_records(config.data.source, wanted_rows(config))
   rows, kept = _rows(config, task, records, labelled=True)
-  if len(kept) < len(records):
-    logging.info("%s: %d of %d rows left out, without a label", task.name, len(records) - len(kept), len(records))
-    records = kept
-  splits = given_splits(config, records)
-  if not splits:
-    splits = _stratified(rows, task) if config.data.stratify else [_hashed_split(row.group) for row in rows]
-  if config.data.split_by:
-    seen: dict[str, str] = {}
-    for record, row, split in zip(records, rows, splits, strict=True):
-      if seen.setdefault(row.group, split) != split:
-        raise UserError(
-          f"{record.where}: rows of its {config.data.split_by} are in {seen[row.group]} and in {split}; a group must "
-          "stay in one split"
-        )
-  return limited(config, by_split(rows, splits))
+  left_out = len(records) - len(kept)
+  if left_out:
+    logging.info("%s: %d of %d rows left out, without a label", task.name, left_out, len(records))
+  splits, split_by = given_splits(config, kept), "source"
+  if not splits and config.data.stratify:
+    splits, split_by = _stratified(rows, task), "stratified"
+  elif not splits:
+    splits, split_by = [_hashed_split(row.group) for row in rows], "hash"
+  _check_groups(config, kept, rows, splits)
+  values = {row.id: record.values for row, record in zip(rows, kept, strict=True)}
+  return RowsOf(limited(config, by_split(rows, splits)), values, left_out, split_by)
+
+
+def _check_groups(
+  config: ml_collections.ConfigDict, records: Sequence[Record], rows: Sequence[Row], splits: Sequence[str]
+) -> None:
+  """Refuses a group that is in two splits, where the config names groups."""
+  seen: dict[str, str] = {}
+  for record, row, split in zip(records, rows, splits, strict=True) if config.data.split_by else ():
+    if seen.setdefault(row.group, split) != split:
+      raise UserError(
+        f"{record.where}: rows of its {config.data.split_by} are in {seen[row.group]} and in {split}; a group must "
+        "stay in one split"
+      )
 
 
 def rows_to_predict(config: ml_collections.ConfigDict, task: "Task", source: str) -> list[Row]:
@@ -150,7 +182,7 @@ def _rows(
 ) -> tuple[list[Row], list[Record]]:
   """The rows of a task, and the records that they are of: those that the task does not leave out."""
   columns = dict(config.data.columns)
-  hidden = {columns.get(name, name) for name in (*_label_names(task), *task.label_columns)}
+  hidden = {columns.get(name, name) for name in (*own_columns(task), *task.after)}
   seen: dict[str, str] = {}
   rows, kept = [], []
   for record in records:
@@ -205,6 +237,11 @@ def _group(config: ml_collections.ConfigDict, record: Record, id_: str) -> str:
   if group is None:
     raise UserError(f"{record.where}: {config.data.split_by} is empty; rows without a group cannot be split")
   return str(group)
+
+
+def own_columns(task: "Task") -> list[str]:
+  """The columns that hold the labels of a task, before `data.columns` renames them."""
+  return list(task.label_columns) or _label_names(task)
 
 
 def _label_names(task: "Task") -> list[str]:

@@ -8,7 +8,19 @@ from medjax.tasks import (  # noqa: F401  (they register themselves)
   text_classification,
   triage,
 )
-from medjax.tasks.kinds import of, settled
+from medjax.tasks.kinds import kind_of, of, settled
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget, get, register, registered
 
-__all__ = ["Facts", "Generation", "Target", "Task", "TextTarget", "get", "of", "register", "registered", "settled"]
+__all__ = [
+  "Facts",
+  "Generation",
+  "Target",
+  "Task",
+  "TextTarget",
+  "get",
+  "kind_of",
+  "of",
+  "register",
+  "registered",
+  "settled",
+]

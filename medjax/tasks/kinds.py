@@ -32,7 +32,7 @@ def of(config: ml_collections.ConfigDict) -> Task:
     UserError: an unknown task, a file that registers none, or a key of `config.define` that cannot be.
   """
   if len(config.define):
-    return _kind(config).task()
+    return kind_of(config).task()
   name = config.task
   path, _, wanted = name.partition(".py:") if ".py:" in name else (name.removesuffix(".py"), "", "")
   if name.endswith(".py") or wanted:
@@ -48,7 +48,7 @@ def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """
   if not len(config.define):
     return config
-  kind = _kind(config)
+  kind = kind_of(config)
   wanted = kind.missing_labels()
   if not wanted:
     return config
@@ -61,6 +61,8 @@ def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       {name: [record.column(column, name) for record in records] for name, column in columns.items()}
     )
   copy = config.copy_and_resolve_references()
+  if "labels" in copy.define:
+    del copy.define["labels"]  # was of another type
   for label in () if isinstance(kind, ClinicalReasoning) else kind.columns:
     if "." in label.column:  # no key of a config may have a dot
       labels[label.target] = labels.pop(label.column)
@@ -69,8 +71,8 @@ def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return copy
 
 
-def _kind(config: ml_collections.ConfigDict) -> Prompt:
-  """The kind of task with the keys of `config.define`, each of the right form."""
+def kind_of(config: ml_collections.ConfigDict) -> Prompt:
+  """The kind of task with the keys of `config.define`, which is not empty; UserError where one is of the wrong form."""
   kind, values = KINDS[config.task], config.define.to_dict()
   fields = {field.name: field for field in dataclasses.fields(kind)}
   for key, value in values.items():

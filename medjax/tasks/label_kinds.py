@@ -110,7 +110,8 @@ class TextClassification(Prompt):
       separate=separate,
       window=self._window(),
       balanced=self.class_weights == "balanced",
-      label_columns=(*(label.column for label in columns), *listed(self.after, "after")),
+      label_columns=tuple(label.column for label in columns),
+      after=listed(self.after, "after"),
       read_labels=self._read_labels(columns),
     )
 

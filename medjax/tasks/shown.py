@@ -75,8 +75,9 @@ def as_values(values: Sequence[tuple], flags: Sequence[str], missing: str) -> Re
 
 def as_value(entry: Any, key: str) -> tuple[str, str, float | None, float | None]:
   """`"TSH"`, `("TSH", "mIU/L")` or `("TSH", "mIU/L", 0.4, 4.0)` as column, unit, low and high."""
-  column, unit, low, high = (*((entry,) if isinstance(entry, str) else tuple(entry)), "", None, None)[:4]
-  if not isinstance(column, str) or not isinstance(unit, str) or len(entry) > 4 and not isinstance(entry, str):
+  given = (entry,) if isinstance(entry, str) else tuple(entry)
+  column, unit, low, high = (*given, *("", "", None, None)[len(given) :])[:4]
+  if not isinstance(column, str) or not isinstance(unit, str) or not 1 <= len(given) <= 4:
     raise UserError(f"config.define.{key} has {entry!r}; write a column, or (column, unit, low, high)")
   for limit in (low, high):
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):

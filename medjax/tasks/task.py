@@ -113,7 +113,8 @@ class Task:
       of a text, whose combinations are too many to score.
     window: how long texts are read in pieces; None where they are cut.
     balanced: whether SFT weighs rows by one over the frequency of their label.
-    label_columns: columns of a source that no prompt may show: labels, and what is known only with or after them.
+    label_columns: columns of a source that hold labels, where they are not of the targets' names; no prompt shows them.
+    after: columns that become known only with or after the labels; no prompt shows them.
     read_labels: column getter (as `Record.column`) -> labels of a row, or None where the row is left out; raises
       UserError without the file and line. None: one column of each target's name, as `data.columns` renames it.
     allowed: (fields, target's name) -> the labels that a row may have; None where all of a target's.
@@ -132,6 +133,7 @@ class Task:
   window: Window | None = None
   balanced: bool = False
   label_columns: tuple[str, ...] = ()
+  after: tuple[str, ...] = ()
   read_labels: Callable[[Callable[[str], Any]], Mapping[str, str] | None] | None = None
   allowed: Callable[[Mapping, str], Sequence[str]] | None = None
 

@@ -78,7 +78,8 @@ class ClinicalReasoning(Prompt):
       answer=("{reasons}\n" if self.reasons else "") + ("Answer: {answer}" if generated else "{answer}"),
       rejections=_no_rejections if free else wrong_labels({"answer": target}, allowed if as_letters else None),
       generation=Generation(self.max_new_tokens, self._read(labels)) if generated else None,
-      label_columns=(self.answer, *((self.reasons,) if self.reasons else ()), *listed(self.after, "after")),
+      label_columns=(self.answer, *((self.reasons,) if self.reasons else ())),
+      after=listed(self.after, "after"),
       read_labels=self._read_labels(labels),
       allowed=allowed if as_letters else None,
     )
@@ -215,7 +216,8 @@ class Summarization(Prompt):
       answer="{summary}",
       rejections=summarization.rejections,
       generation=Generation(self.max_new_tokens, summarization.read),
-      label_columns=(self.summary, *listed(self.after, "after")),
+      label_columns=(self.summary,),
+      after=listed(self.after, "after"),
       read_labels=read_labels,
     )
 

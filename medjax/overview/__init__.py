@@ -1,0 +1,1 @@
+"""What medjax sees in a user's data before anything is trained on it."""
