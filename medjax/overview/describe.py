@@ -66,7 +66,7 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
     texts = {split: [(item.id, item.id, _text_of(item)) for item in of] for split, of in items_by_split.items()}
     labels = None
     encoded = {split: _segments(of, encoder, split) for split, of in items_by_split.items()}
-  seen["lengths"] = {split: _lengths(groups) for split, groups in encoded.items() if groups}
+  seen["lengths"] = _lengths({split: groups for split, groups in encoded.items() if groups})
   seen["training"] = _training(config, items_by_split["train"], encoder, limits)
   seen["duplicates"] = _duplicates(texts, labels)
   if task:
@@ -125,15 +125,21 @@ def _segments(found: Sequence[Any], encoder: chat.Encoder, split: str) -> list[S
   return groups
 
 
-def _lengths(groups: Sequence[Segments]) -> dict[str, Any]:
-  """Quantiles and a histogram of tokens of prompts and of answers."""
-  prompts = np.array([len(group.prompt) for group in groups])
-  answers = np.array([len(completion) for group in groups for completion in group.completions])
-  return {"prompt": _quantiles(prompts), "completion": _quantiles(answers)}
+def _lengths(encoded: Mapping[str, Sequence[Segments]]) -> dict[str, Any]:
+  """Quantiles and a histogram of tokens of prompts and of answers, with the same bins for all splits."""
+  tokens = {
+    "prompt": {split: np.array([len(group.prompt) for group in groups]) for split, groups in encoded.items()},
+    "completion": {
+      split: np.array([len(completion) for group in groups for completion in group.completions])
+      for split, groups in encoded.items()
+    },
+  }
+  most = {part: max(of_split.max() for of_split in by_split.values()) for part, by_split in tokens.items()}
+  edges = {part: np.unique(np.linspace(0, high + 1, BINS + 1).round().astype(int)) for part, high in most.items()}
+  return {split: {part: _quantiles(tokens[part][split], edges[part]) for part in tokens} for split in encoded}
 
 
-def _quantiles(tokens: np.ndarray) -> dict[str, Any]:
-  edges = np.unique(np.linspace(0, tokens.max() + 1, BINS + 1).round().astype(int))
+def _quantiles(tokens: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
   counts, _ = np.histogram(tokens, edges)
   return {
     "min": int(tokens.min()),

@@ -65,5 +65,4 @@ def _bars(axes: Any, name: str, counts: Mapping[str, Mapping[str, int]]) -> None
     axes.annotate(f" {total}", (total, place), va="center", fontsize=8)
   axes.set_yticks(range(len(labels)), labels, fontsize=8)
   axes.invert_yaxis()
-  axes.set(title=f"Rows by {name}", xlabel="rows")
-  axes.legend(frameon=False, fontsize=8, loc="lower right")
+  axes.set(title=f"Rows by {name}, in the colours of the splits", xlabel="rows")
