@@ -53,6 +53,8 @@ setuptools.setup(
       "beartype>=0.23.1",
       "hypothesis>=6.170.15",
       "jax[tpu]>=0.10.2",
+      "jsonschema>=4.26.0",
+      "kubernetes-validate>=1.37.0",  # the schemas of Kubernetes, for what launch/gke.py writes
       "peft>=0.21.2",
       "pytest>=9.2.0",
       "pytest-xdist>=3.8.0",
