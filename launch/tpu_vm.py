@@ -147,7 +147,7 @@ class Pod:
 
   def setup(self, code: str, secrets: str) -> None:
     """Copies code and variables to all workers and installs what they need; RunError where that fails."""
-    self.runner.check(self.to_workers(code, "medjax-code.tar.gz"), timeout=_SETUP_SECONDS)
+    self.runner.check(self.to_workers(code, "medjax-code.tar.gz"))
     unpack = "rm -rf medjax/code && mkdir -p medjax/code && tar -xzf medjax-code.tar.gz -C medjax/code"
     self.runner.check(self.on_workers(unpack))
     if secrets:
@@ -276,8 +276,8 @@ def _run(pod: Pod, words: Sequence[str]) -> int:
 def _until_done(pod: Pod, words: Sequence[str], code: str, secrets: str) -> int:
   """Starts the command, and again after each end that it can go on from; returns its exit code."""
   for restart in range(pod.given.restarts + 1):
+    pod.ensure()
     try:
-      pod.ensure()
       workers = pod.status()
       if any(worker.state == "running" for worker in workers):
         command_line.say(f"{pod.given.name}: the command runs already; watching it")
