@@ -267,7 +267,7 @@ def _act(request: command_line.Request) -> int:
 
 def dump(document: dict[str, Any]) -> str:
   """A manifest as YAML."""
-  return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=1000, allow_unicode=True)
+  return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=1000)  # not ASCII: escaped
 
 
 def _deletion_seconds(given: flags.FlagValues) -> float:
