@@ -8,7 +8,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import SOON, TOKEN
+from stages import SOON, TOKEN
 
 SCHEMA = json.loads(pathlib.Path(__file__).with_name("jobset_schema.json").read_text())
 NAMED = ("--name=job", "--image=IMAGE", "--namespace=team")

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TOKEN
+from stages import ROOT, TOKEN
 
 # Runs WORDS of the test's own choice where launch/local.py runs medjax.
 RUN = """

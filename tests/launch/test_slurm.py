@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import TOKEN
+from stages import TOKEN
 
 RUN = ("run", "--name=job", "--nodes=2", "--gpus_per_node=4", "--retry_seconds=0.05")
 COMMAND = ("--", "train", '--config.task=it\'s "q" $(touch x) `y` \\ *\nend', "--workdir=/shared/a b")

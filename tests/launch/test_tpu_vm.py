@@ -7,7 +7,7 @@ import time
 
 import pytest
 import tpu_vm
-from conftest import SOON, TOKEN
+from stages import SOON, TOKEN
 from tpu_vm import Worker, verdict
 
 WHERE = ("--name=pod", "--zone=us-east5-b")
