@@ -314,7 +314,9 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
 def _free_value(section: str, key: str, value: Any) -> Any:
   """The value of a key whose name is the user's own."""
   if section == "define":  # its keys are checked where the task is made of them
-    return _literal(value, False) if isinstance(value, str) else value
+    if not isinstance(value, str):
+      return value
+    return {"true": True, "false": False}.get(value.lower(), _literal(value, False))
   return _coerce(key, value, "" if section == "data.columns" else ())
 
 
