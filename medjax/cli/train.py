@@ -2,7 +2,7 @@
 
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from medjax.cli.verb import Arguments, Verb, load_config
 from medjax.errors import UserError
@@ -17,6 +17,13 @@ def _define(values: flags.FlagValues) -> None:
     flag_values=values,
   )
 
+  flags.DEFINE_boolean(
+    "identifiers",
+    False,
+    "Before training search the texts for what may identify a patient, and warn with counts.",
+    flag_values=values,
+  )
+
 
 def _run(arguments: Arguments) -> None:
   from medjax import config as schema
@@ -25,8 +32,11 @@ def _run(arguments: Arguments) -> None:
   schema.validate_data(config)
   if config.method == "base":
     raise UserError("config.method is 'base', which trains nothing; set it to sft or dpo")
+  from medjax.overview.describe import cautions
   from medjax.training.loop import train
 
+  for line in cautions(config, arguments.flags.identifiers):
+    logging.warning("%s", line)
   workdir = pathlib.Path(arguments.flags.workdir)
   result = train(config, workdir)
   if result.tokens:

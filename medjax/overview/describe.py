@@ -73,8 +73,20 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
     seen["columns"] = _columns(config, task, found)
   if with_identifiers:
     seen["identifiers"] = _identifiers(texts)
-  seen["warnings"] = list(warnings_of(seen, task))
+  seen["warnings"] = warnings_of(seen)
   return seen
+
+
+def cautions(config, with_identifiers: bool) -> list[str]:
+  """What is to be said before training: terms of a public set, its test rows, and what may identify a patient."""
+  said = []
+  if config.define.get("public"):
+    said += public.notices(config.define.public, config.define.get("public_test", False))
+  if with_identifiers:
+    found = items.training_items(config, tasks.of(config) if config.task else None)
+    every = [(item.id, _text_of(item)) for item in (*found["train"], *found["validation"])]
+    said += _identifier_warnings(dataclasses.asdict(identifiers(every)))
+  return said
 
 
 def _split(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
@@ -221,7 +233,7 @@ def _scalar(value: Any) -> Any:
   return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def warnings_of(seen: Mapping[str, Any], task: Task | None) -> list[str]:
+def warnings_of(seen: Mapping[str, Any]) -> list[str]:
   """Lines that tell what to look at."""
   said = list(seen.get("notices", ())[1:])
   training = seen["training"]
@@ -246,10 +258,14 @@ def warnings_of(seen: Mapping[str, Any], task: Task | None) -> list[str]:
           f"{name}: {len(rare)} of {len(labels)} labels have fewer than {FEW} {split} rows ({', '.join(rare)})"
         )
   said += _column_warnings(seen.get("columns"))
-  if seen.get("identifiers", {}).get("rows_with_any"):
-    kinds = ", ".join(f"{kind['kind']} {kind['rows']}" for kind in seen["identifiers"]["found"])
-    said.append(f"{seen['identifiers']['rows_with_any']} rows have what may identify a patient ({kinds})")
-  return said
+  return [*said, *_identifier_warnings(seen.get("identifiers", {"rows_with_any": 0}))]
+
+
+def _identifier_warnings(found: Mapping[str, Any]) -> list[str]:
+  if not found["rows_with_any"]:
+    return []
+  kinds = ", ".join(f"{kind['kind']} {kind['rows']}" for kind in found["found"])
+  return [f"{found['rows_with_any']} of {found['rows']} rows have what may identify a patient ({kinds})"]
 
 
 def _column_warnings(columns: Mapping[str, Any] | None) -> list[str]:
