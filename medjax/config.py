@@ -306,7 +306,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
   if isinstance(default, Mapping) and isinstance(value, Mapping):
     if key == "study.grid":
       return {name: _coerce(f"{key}[{name!r}]", candidates, ()) for name, candidates in value.items()}
-    return dict(value)
+    return _tuples(value) if key == "define" else dict(value)
   kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a tuple or list", dict: "a mapping"}
   refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
 
@@ -315,9 +315,16 @@ def _free_value(section: str, key: str, value: Any) -> Any:
   """The value of a key whose name is the user's own."""
   if section == "define":  # its keys are checked where the task is made of them
     if not isinstance(value, str):
-      return value
+      return _tuples(value)
     return {"true": True, "false": False}.get(value.lower(), _literal(value, False))
   return _coerce(key, value, "" if section == "data.columns" else ())
+
+
+def _tuples(value: Any) -> Any:
+  """Lists as tuples, at every depth: what a config has from JSON is then equal to what it has from a file."""
+  if isinstance(value, Mapping):
+    return {name: _tuples(inner) for name, inner in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _literal(text: str, wants_tuple: bool) -> Any:
