@@ -1,7 +1,8 @@
-"""Answers by generation: a model's greedy completions of a task's prompts, and what the task reads in them."""
+"""Answers by generation: a model's completions of a task's prompts, and what the task reads in them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -20,6 +21,30 @@ _MOST_ROWS = 32
 _CACHE_BYTES = 2**30  # keys and values of a batch on each device
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How answers are drawn: how many to a prompt, and from what.
+
+  Attributes:
+    samples: answers to each prompt, which is read once for them.
+    temperature: 0 takes the most likely token.
+    top_p: nucleus to sample from, in (0, 1].
+    seed: of the draws; the same seed, rows, batches and devices give the same answers.
+  """
+
+  samples: int = 1
+  temperature: float = 0.0
+  top_p: float = 1.0
+  seed: int = 0
+
+
+class Answer(NamedTuple):
+  """An answer's text, and whether the model ended it (else it was cut at the most tokens it may have)."""
+
+  text: str
+  ended: bool
+
+
 def generate_rows(
   graph: nnx.GraphDef,
   params: Params,
@@ -36,27 +61,57 @@ def generate_rows(
 ) -> tuple[list[Prediction], LengthReport]:
   """Decodes the answer to every row greedily and reads it as `task.generation` says.
 
+  Args and errors are those of `sample_rows`.
+
+  Returns:
+    A prediction for each row, and how many prompts were cut.
+  """
+  answers, report = sample_rows(
+    graph, params, model, eos, dtype, task, rows, encoder, limits, least_rows, shared_by, advance
+  )
+  return [_read(task, row, text) for row, ((text, _),) in zip(rows, answers, strict=True)], report
+
+
+def sample_rows(
+  graph: nnx.GraphDef,
+  params: Params,
+  model: ModelConfig,
+  eos: Sequence[int],
+  dtype: str,
+  task: Task,
+  rows: Sequence[Row],
+  encoder: Encoder,
+  limits: Limits,
+  least_rows: int = 1,
+  shared_by: int = 1,
+  advance: Callable[[int], None] = lambda rows: None,
+  sampling: Sampling = Sampling(),
+) -> tuple[list[list[Answer]], LengthReport]:
+  """Decodes answers to every row: the likeliest one, or samples.
+
   Args:
     graph: the decoder.
     params: its parameters, on one device or sharded over a mesh that does not split tokens.
     model: its configuration.
     eos: ids that end the model's turn; the one that ends a learned answer is added.
     dtype: of activations and cache.
-    task: gives prompts and reads answers.
+    task: gives prompts and the most tokens of an answer: those of `task.generation`, else of its longest answer.
     rows: what to answer; labels are not looked at.
     encoder: texts to token ids.
     limits: how long a prompt and its answer may be; prompts are cut, never dropped.
     least_rows: fewest prompts decoded at once, see `decoding_rows`.
     shared_by: devices that share the rows of a batch.
-    advance: told how many rows have just been answered.
+    advance: told how many answers have just been given.
+    sampling: how many answers to a row, and how they are drawn.
 
   Returns:
-    A prediction for each row, and how many prompts were cut.
+    For each row its answers, and how many prompts were cut.
 
   Raises:
     UserError: the answer leaves no room for a prompt.
   """
-  new = task.generation.max_new_tokens
+  (probe,) = encoder.segments([("probe", task.prompt(rows[0]), ("a",))])
+  new = most_new_tokens(task, rows[0], encoder)
   if limits.max_length and limits.max_length < new + 2:
     raise UserError(
       f"task {task.name} answers in up to {new} tokens, which leaves no room for a prompt in {limits.max_length}; "
@@ -66,8 +121,7 @@ def generate_rows(
   groups, report = encode_all([(row.id, task.prompt(row), ()) for row in rows], encoder, room)
   if report.dropped:
     raise UserError(f"row {report.dropped[0]} has no room for its prompt; raise data.max_prompt or model.max_length")
-  prompts = [group.prompt for group in groups]
-  (probe,) = encoder.segments([("probe", task.prompt(rows[0]), ("a",))])
+  prompts = [group.prompt for group in groups for _ in range(sampling.samples)]
   batch = decoding_rows(model, max(map(len, prompts)) + new, dtype, least_rows, shared_by)
   batches = -(-len(prompts) // batch)  # of equal size, so that the last one has few empty rows
   batch = _multiple(-(-len(prompts) // batches), shared_by)
@@ -79,7 +133,7 @@ def generate_rows(
     left -= min(done, left)
 
   filled = prompts + prompts[-1:] * (_multiple(len(prompts), shared_by) - len(prompts))
-  answers = decode.generate(
+  ids = decode.generate(
     graph,
     params,
     model,
@@ -87,11 +141,23 @@ def generate_rows(
     filled,
     tuple(dict.fromkeys((*eos, probe.completions[0][-1]))),
     new,
+    sampling.temperature,
+    sampling.top_p,
+    sampling.seed,
     batch_size=batch,
     advance=advance_rows,
-  )
-  texts = encoder.tokenizer.batch_decode(answers[: len(prompts)], skip_special_tokens=True)
-  return [_read(task, row, text) for row, text in zip(rows, texts, strict=True)], report
+  )[: len(prompts)]
+  texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
+  answers = [Answer(text, len(tokens) < new) for text, tokens in zip(texts, ids, strict=True)]
+  return [answers[first : first + sampling.samples] for first in range(0, len(answers), sampling.samples)], report
+
+
+def most_new_tokens(task: Task, row: Row, encoder: Encoder) -> int:
+  """Most tokens of an answer: as `task.generation` says, else those of the longest of the task's answers."""
+  if task.generation is not None:
+    return task.generation.max_new_tokens
+  (group,) = encoder.segments([("answers", task.prompt(row), [task.completion(labels) for labels in task.answers()])])
+  return max(map(len, group.completions))
 
 
 def decoding_rows(model: ModelConfig, tokens: int, dtype: str, least: int = 1, shared_by: int = 1) -> int:

@@ -134,7 +134,7 @@ def generate(
 
   Prompts of like length are decoded together; the last batch is filled up with empty rows. Lengths are rounded up
   (`_bucket`), and a batch is padded to the longest prompt of all unless that more than doubles it: a further shape
-  costs more to compile than the padding to compute.
+  costs more to compile than the padding to compute. Equal prompts that follow one another are read once.
 
   Args:
     graph: the decoder.
@@ -164,10 +164,10 @@ def generate(
   order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
   rows = min(batch_size, len(prompts))
   longest = _bucket(max(map(len, prompts), default=1))
-  most = _most_in_a_row([len(prompts[index]) for index in order[-rows:]], rows)
+  batches = [order[start : start + rows] for start in range(0, len(order), max(rows, 1))]
+  most = max((_most_in_a_row([prompts[index] for index in members], rows) for members in batches), default=0)
   answers: list[list[int]] = [[] for _ in prompts]
-  for number, start in enumerate(range(0, len(order), max(rows, 1))):
-    members = order[start : start + rows]
+  for number, members in enumerate(batches):
     T = _bucket(max(len(prompts[index]) for index in members))
     T = longest if 2 * T >= longest else T
     written_BN = _generate(
@@ -198,26 +198,38 @@ def _packed_rows(rows: int) -> int:
   return devices if rows % devices == 0 else 1
 
 
-def _most_in_a_row(lengths: Sequence[int], rows: int) -> int:
-  """Tokens of the fullest packed row."""
+def _added(prompts: Sequence[Sequence[int]], rows: int) -> list[int]:
+  """Tokens that each prompt of a batch adds to its packed row: none where the one before it there is the same."""
   share = max(rows // _packed_rows(rows), 1)
-  return max((sum(lengths[first : first + share]) for first in range(0, len(lengths), share)), default=0)
+  ids = [tuple(prompt) for prompt in prompts]
+  return [0 if b % share and ids[b] == ids[b - 1] else len(ids[b]) for b in range(len(ids))]
+
+
+def _most_in_a_row(prompts: Sequence[Sequence[int]], rows: int) -> int:
+  """Tokens of the fullest packed row."""
+  share, added = max(rows // _packed_rows(rows), 1), _added(prompts, rows)
+  return max((sum(added[first : first + share]) for first in range(0, len(added), share)), default=0)
 
 
 def _packed(prompts: Sequence[Sequence[int]], rows: int, T: int, most: int) -> Prompts:
-  """The prompts of a batch, filled up with empty ones; rows as long as the longest batch needs, or as this one does."""
+  """The prompts of a batch, filled up with empty ones; rows as long as the longest batch needs, or as this one does.
+
+  A prompt that stands several times in a row of prompts, to be sampled from, is there once and read once.
+  """
   R = _packed_rows(rows)
-  needed, longest = _bucket(_most_in_a_row([*map(len, prompts)], rows)), _bucket(most)
+  needed, longest = _bucket(_most_in_a_row(prompts, rows)), _bucket(most)
   P = longest if 2 * needed >= longest else needed
   tokens_RP, positions_RP, segments_RP = np.zeros((3, R, P), np.int32)
   start_B, mask_BT = np.zeros(rows, np.int32), np.zeros((rows, T), np.int32)
   at_R = [0] * R
-  for b, prompt in enumerate(prompts):
+  for b, (prompt, added) in enumerate(zip(prompts, _added(prompts, rows), strict=True)):
     r, segment = divmod(b, rows // R)
-    start, end = at_R[r], at_R[r] + len(prompt)
-    tokens_RP[r, start:end], positions_RP[r, start:end] = prompt, np.arange(len(prompt))
-    segments_RP[r, start:end] = segment + 1
-    start_B[b], mask_BT[b, : len(prompt)], at_R[r] = start, 1, end
+    mask_BT[b, : len(prompt)] = 1
+    start_B[b] = at_R[r] if added else start_B[b - 1]
+    if added:
+      start, end = at_R[r], at_R[r] + added
+      tokens_RP[r, start:end], positions_RP[r, start:end] = prompt, np.arange(added)
+      segments_RP[r, start:end], at_R[r] = segment + 1, end
   return Prompts(tokens_RP, Layout(positions_RP, segments_RP, np.zeros_like(segments_RP)), start_B, mask_BT)
 
 

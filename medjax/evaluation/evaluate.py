@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from medjax import files, tasks
@@ -14,6 +13,7 @@ from medjax.data import chat, items
 from medjax.data.examples import Row
 from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
+from medjax.evaluation.answering import answering, for_decoding
 from medjax.evaluation.answers import generate_rows
 from medjax.evaluation.decide import as_text, chosen_weights, decide
 from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_separate, summarize_texts
@@ -21,7 +21,6 @@ from medjax.evaluation.score import Prediction, predict_rows
 from medjax.models.pretrained import Description
 from medjax.tasks.task import Target, Task, TextTarget
 from medjax.training import mesh
-from medjax.training.policy import load_policy
 from medjax.training.telemetry import progress
 
 SCHEMA_VERSION = 1
@@ -159,48 +158,22 @@ def _matrix(predictions: Sequence[Prediction], name: str, target: Target) -> np.
 def _predictions(
   config, task: Task, rows: Sequence[Row], checkpoint: str, title: str, model: Description | None = None
 ) -> tuple[list[Prediction], chat.LengthReport]:
-  mesh.check_one_process()
-  devices = mesh.make_mesh(config.mesh.to_dict())
-  if task.generation is not None:  # tokens come one at a time: devices that would share a row take rows of their own
-    sizes = dict(devices.shape)
-    devices = mesh.make_mesh({**sizes, "data": sizes["data"] * sizes["sequence"], "sequence": 1})
-  with jax.set_mesh(devices):
-    policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices))
-    described, params = policy.described, policy.params
-    attention = config.model.attention
-    if attention == "splash":  # it is for the rows of SFT; here the answers of a row share its prompt
-      attention = "pallas"
-    graph = policy.graph(described.config, config.model.dtype, attention)
-    encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
-    limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
-    with progress(len(rows), title) as bar:
-      if task.generation is not None:
-        return generate_rows(
-          graph,
-          params,
-          described.config,
-          described.eos_ids,
-          config.model.dtype,
-          task,
-          rows,
-          encoder,
-          limits,
-          config.evaluation.batch_size,
-          mesh.batch_multiple(devices),
-          bar.update,
-        )
-      return predict_rows(
-        graph,
-        params,
-        task,
-        rows,
-        encoder,
-        limits,
-        config.train.row_length,
-        mesh.batch_multiple(devices),
-        mesh.batch_sharding(devices),
-        bar.update,
-      )
+  decodes = task.generation is not None
+  with answering(config, checkpoint, decodes, model) as ready, progress(len(rows), title) as bar:
+    if decodes:
+      return generate_rows(*for_decoding(config, ready, task, rows), bar.update)
+    return predict_rows(
+      ready.graph,
+      ready.policy.params,
+      task,
+      rows,
+      ready.encoder,
+      ready.limits,
+      config.train.row_length,
+      mesh.batch_multiple(ready.devices),
+      mesh.batch_sharding(ready.devices),
+      bar.update,
+    )
 
 
 def _line(prediction: Prediction, **more: Any) -> str:

@@ -74,6 +74,20 @@ def test_a_mesh_gives_the_same_answers(batch_size):
       assert generate(packed.CONFIG, prompts(), 9, batch_size=batch_size) == alone
 
 
+@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}])
+def test_a_prompt_that_is_there_several_times_is_read_once(axes):
+  """Three copies of each, in batches and packed rows that split some of them; 30 + 33 tokens are not 90 + 99."""
+  copies = [prompt for prompt in prompts() for _ in range(3)]
+  with jax.default_matmul_precision("highest"):
+    alone = generate(packed.CONFIG, prompts(), 9)
+    with jax.set_mesh(mesh.make_mesh(axes or {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 1})):
+      got = generate(packed.CONFIG, copies, 9, batch_size=8)
+  assert got == [answer for answer in alone for _ in range(3)]
+  made = decode._packed([[1] * 30] * 3 + [[2] * 33] * 3, 6, 64, 63)
+  assert made.tokens_RP.shape == (1, 64) and np.count_nonzero(made.tokens_RP) == 63
+  assert made.start_B.tolist() == [0, 0, 0, 30, 30, 30]
+
+
 def test_ends_before_eos():
   free = generate(packed.CONFIG, prompts(), 16)
   ends = {free[0][3], free[2][0]}
