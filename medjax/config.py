@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from medjax.config_checks import METHODS, check_study, check_values, get, near, refuse
+from medjax.config_checks import METHODS, PAIRS, check_study, check_values, get, near, refuse
 from medjax.errors import UserError
 
 _FREE = ("define", "data.columns", "study.grid")  # mappings whose keys are the user's own
@@ -88,7 +88,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.preference.sft_weight = 0.0  # of the chosen answers' negative log-likelihood a token, added to the loss
   # precomputed | live | lora_base (the weights below the adapters, where these start at zero).
   config.preference.reference = "precomputed"
-  config.preference.pairs = "task"  # task: from the task's labels and its policy; given: columns of data.source
+  # task: from the task's labels and its policy; given: columns of data.source; or a .jsonl that `medjax prefer` wrote.
+  config.preference.pairs = "task"
 
   config.mesh = ml_collections.ConfigDict()  # devices on each axis; -1: all that the others leave
   config.mesh.data = 1
@@ -134,9 +135,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def validate_data(config: ml_collections.ConfigDict) -> None:
   """Raises UserError where a run of one stage has no data to read; `validate` comes first."""
+  pairs = config.preference.pairs
   if not config.task and not config.data.source:
     raise UserError("neither config.task nor config.data.source is set; name a task (`medjax tasks`) or a data file")
-  if config.method == "dpo" and config.preference.pairs == "task" and not config.task:
+  if config.method == "dpo" and pairs not in PAIRS:
+    if not config.task:
+      raise UserError(f"config.preference.pairs is {pairs!r}; set config.task, whose rows it is of")
+    if not os.path.isfile(pairs):
+      raise UserError(f"config.preference.pairs is {pairs!r}: no such file; write it with `medjax prefer`")
+  if config.method == "dpo" and pairs == "task" and not config.task:
     raise UserError(
       "config.method = 'dpo' has no preference pairs; set config.task, or config.preference.pairs=given "
       "and config.data.source to rows with prompt, chosen and rejected (of kto also prompt, completion and label)"

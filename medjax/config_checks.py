@@ -10,6 +10,7 @@ from medjax.errors import UserError
 
 METHODS = ("base", "sft", "dpo")
 KINDS = ("text_classification", "numeric_classification", "clinical_reasoning", "summarization", "triage")
+PAIRS = ("task", "given")  # or the path of a file of pairs
 REFERENCE_FREE = ("simpo", "orpo")  # losses that compare with no reference model
 CHOICES = {
   "method": METHODS,
@@ -26,7 +27,6 @@ CHOICES = {
     *REFERENCE_FREE,
   ),
   "preference.reference": ("precomputed", "live", "lora_base"),
-  "preference.pairs": ("task", "given"),
   "evaluation.split": ("train", "validation", "test"),
 }
 _AT_LEAST_ONE = ("train.batch_size", "checkpoint.keep", "evaluation.batch_size")
@@ -106,6 +106,9 @@ def _check_preference(config: ml_collections.ConfigDict, defaults: Mapping[str, 
     )
   if not config.lora.rank and settings.reference == "lora_base":
     refuse("preference.reference", "lora_base", "precomputed or live unless lora.rank is more than 0")
+  if settings.pairs not in PAIRS and not settings.pairs.endswith(".jsonl"):
+    allowed = f"{', '.join(PAIRS)}, or the path of a .jsonl that `medjax prefer` wrote"
+    refuse("preference.pairs", settings.pairs, allowed, near(settings.pairs, PAIRS))
   if config.method == "dpo" and settings.pairs == "given" and not config.data.source:
     refuse("preference.pairs", "given", "task, unless data.source names rows of preferences")
 

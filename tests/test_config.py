@@ -103,6 +103,7 @@ def test_column_can_be_named_alone():
       {"method": "dpo", "preference.pairs": "given"},
       "config.preference.pairs is 'given'; it must be task, unless data.source",
     ),
+    ({"preference.pairs": "tsak"}, "pairs is 'tsak'; it must be task, given, or the path of a .jsonl.*mean task?"),
     ({"mesh.data": "0"}, "config.mesh.data is 0; it must be -1"),
     ({"mesh.data": "-1"}, "config.mesh is .*; it must be a size of -1 .* on one axis at most"),
     ({"data.columns.prompt": "''"}, None),

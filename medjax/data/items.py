@@ -8,8 +8,10 @@ from typing import Any
 import ml_collections
 
 from medjax import files
+from medjax.config_checks import PAIRS
 from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Row
 from medjax.data.judged import answers_of_pairs, with_unrelated
+from medjax.data.pair_files import of_train_rows
 from medjax.data.rows import (
   SPLITS,
   by_split,
@@ -52,9 +54,13 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
     rows = task_rows(config, task)
     if wants_pairs:
       items = {split: task.pairs(rows.get(split, []), config.seed) for split in SPLITS[:2]}
+      if config.preference.pairs != "task":
+        items["train"] = _pairs_of_file(config, task, rows["train"])
     else:
       items = {split: [task.example(row) for row in windowed(rows.get(split, []), task)] for split in SPLITS[:2]}
   else:
+    if wants_pairs and config.preference.pairs not in PAIRS:
+      raise UserError(f"config.preference.pairs is {config.preference.pairs!r}; set config.task, whose rows it is of")
     if not config.data.source:
       raise UserError("config.data.source is empty; name a file with prompts and answers, or set config.task")
     records = read_records(config.data.source, wanted_rows(config))
@@ -150,6 +156,16 @@ def pairs_from_records(records: Sequence[Record], columns: Mapping[str, str]) ->
     return PreferencePair(id_of(record, columns), prompt, chosen, rejected)
 
   return _unique(records, convert)
+
+
+def _pairs_of_file(config: ml_collections.ConfigDict, task: "Task", used: Sequence[Row]) -> list[PreferencePair]:
+  """The pairs of the file that `preference.pairs` names, checked against all rows that there are."""
+  records = read_records(config.preference.pairs)
+  unlimited = config.copy_and_resolve_references()
+  for split in SPLITS:
+    unlimited.data[f"{split}_rows"] = 0
+  rows = task_rows(unlimited, task)
+  return of_train_rows(config.preference.pairs, records, pairs_from_records(records, {}), task, rows, used)
 
 
 def _columns(config: ml_collections.ConfigDict, allowed: Sequence[str]) -> dict[str, str]:
