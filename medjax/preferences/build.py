@@ -158,7 +158,7 @@ def summary(report: dict[str, Any]) -> list[str]:
       lines.append(f"{way}: {told['dropped_by_length']} of {told['candidates']} candidates differ too much in length")
     if "samples" in told:
       named = ("right", "wrong", "unparseable", "unended")
-      lines.append(f"{way}: {told['samples']} samples: {', '.join(f'{told[name]} {name}' for name in named)}")
+      lines.append(f"{way}: {told['samples']} samples: {_counts({name: told[name] for name in named if told[name]})}")
     if "agreement" in told and told["compared"]:
       lines.append(
         f"{way}: {told['compared']} comparisons, the same in both orders: {told['agreement']:.2f} "
