@@ -190,6 +190,8 @@ def _check(task: Task, options: Options, output: pathlib.Path) -> None:
     raise UserError("--judge is needed with --how=judge; give a command, or FILE.py:function")
   if options.judge and "judge" not in options.how:
     raise UserError("--judge is read with --how=judge alone; add it to --how")
+  if "judge" in options.how and task.separate:
+    raise UserError(f"--how=judge compares whole answers; the targets of task {task.name} are asked for one by one")
   texts = [name for name, target in task.targets.items() if isinstance(target, TextTarget)]
   if texts and task.generation is None and set(options.how) & set(SAMPLED):
     raise UserError(

@@ -75,6 +75,8 @@ def _perturbed(task: Task, row: Row, seed: int) -> Found:
       wrong += [({name: text}, how) for text, how in perturbations(label, rng, task.render(row.fields))]
   kinds = list(dict.fromkeys(how for _, how in wrong))
   ranks = dict(zip(kinds, rng.permutation(len(kinds)).tolist(), strict=True))
-  chosen = task.completion(row.labels)
-  found = [Candidate(chosen, task.completion({**row.labels, **labels}), how, ranks[how]) for labels, how in wrong]
+  found = []
+  for labels, how in wrong:
+    truth = {name: row.labels[name] for name in labels} if task.separate else row.labels
+    found.append(Candidate(task.completion(truth), task.completion({**truth, **labels}), how, ranks[how]))
   return Found(tuple(found), "" if found else "nothing_to_change")

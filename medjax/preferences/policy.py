@@ -72,16 +72,24 @@ def _reader(task: Task):
 
     def read(text: str, row: Row) -> tuple[Mapping[str, str], str] | None:
       labels = known.get(_plain(text))
-      return None if labels is None else (labels, task.completion(labels))
+      return None if labels is None or not _may_be(task, row, labels) else (labels, task.completion(labels))
 
     return read
 
   def read(text: str, row: Row) -> tuple[Mapping[str, str], str] | None:
     said = task.generation.read(text, row.fields)
-    readable = text.strip() and all(said.get(name) in target.labels for name, target in targets.items())
-    return ({name: said[name] for name in targets}, text.strip()) if readable else None
+    labels = {name: said.get(name) for name in targets}
+    return (labels, text.strip()) if text.strip() and _may_be(task, row, labels) else None
 
   return read
+
+
+def _may_be(task: Task, row: Row, labels: Mapping[str, str | None]) -> bool:
+  """Whether a row may have these labels."""
+  return all(
+    label in (task.targets[name].labels if task.allowed is None else task.allowed(row.fields, name))
+    for name, label in labels.items()
+  )
 
 
 def _plain(text: str) -> str:
@@ -98,7 +106,7 @@ def _sorted_out(
 ) -> Found:
   truth = {name: row.labels[name] for name, target in task.targets.items() if isinstance(target, Target)}
   right: dict[str, None] = {}
-  wrong: dict[tuple[str, ...], dict[str, None]] = {}
+  wrong: dict[tuple[tuple[str, str], ...], dict[str, None]] = {}
   times: collections.Counter = collections.Counter()
   unread: dict[str, None] = {}
   for answer, found in zip(answers, read, strict=True):
@@ -110,26 +118,26 @@ def _sorted_out(
         unread[answer.text.strip()] = None
       continue
     labels, text = found
-    if labels == truth:
+    if all(truth[name] == label for name, label in labels.items()):
       tally.right += 1
       if answer.ended:
         right[text] = None
     else:
       tally.wrong += 1
-      times[tuple(labels.values())] += 1
-      wrong.setdefault(tuple(labels.values()), {})[text] = None
-  judged_by_labels = len(truth) == len(task.targets)
-  reference = task.completion(row.labels)
-  chosen = list(right) if right and judged_by_labels else [reference]
+      times[tuple(labels.items())] += 1
+      wrong.setdefault(tuple(labels.items()), {})[text] = None
+  if len(truth) < len(task.targets) or not right:
+    right = {} if task.separate else {task.completion(row.labels): None}
   # Equally frequent ones share a rank, so that their lengths decide between them.
   ranks = {count: rank for rank, count in enumerate(sorted(set(times.values()), reverse=True))}
-  made = [
-    Candidate(good, bad, "policy_wrong", ranks[times[labels]], True)
-    for labels, texts in wrong.items()
-    for good, bad in itertools.product(chosen, texts)
-  ]
+  made = []
+  for labels, texts in wrong.items():
+    # Where targets are asked for one by one, a wrong answer has its opposite in the same target's label.
+    chosen = [task.completion({name: truth[name] for name, _ in labels})] if task.separate else right
+    pairs = itertools.product(chosen, texts)
+    made += [Candidate(good, bad, "policy_wrong", ranks[times[labels]], True) for good, bad in pairs]
   if use_unparseable:
-    made += [Candidate(good, bad, "policy_unparseable", len(ranks), True) for good in chosen for bad in unread]
+    made += [Candidate(good, bad, "policy_unparseable", len(ranks), True) for good in right for bad in unread]
   made = [candidate for candidate in made if candidate.chosen != candidate.rejected]
   return Found(tuple(made), "" if made else "too_easy" if all(read) else "unparseable")
 

@@ -76,6 +76,24 @@ def test_an_answer_that_was_cut_is_never_chosen():
   assert [each.chosen for each in found.candidates] == ["True. Answer: nurse"] and tally.unended == 1
 
 
+def test_targets_that_are_asked_for_one_by_one_are_paired_one_by_one():
+  separate = dataclasses.replace(SCORED, answer="{target}: {label}", separate=True)
+  drawn = answers("who: clerk", "when: now", "who: doctor", "who: doctor", "what?")
+  (found,), tally = from_policy(separate, [ROW], drawn, True)
+  assert {(each.chosen, each.rejected, each.rank) for each in found.candidates} == {
+    ("who: nurse", "who: clerk", 1),
+    ("who: nurse", "who: doctor", 0),
+    ("when: now", "what?", 2),
+  }
+  assert (tally.right, tally.wrong, tally.unparseable) == (1, 3, 1)
+
+
+def test_labels_that_a_row_may_not_have_are_unparseable():
+  letters = dataclasses.replace(SCORED, allowed=lambda fields, name: ("nurse", "clerk", "now", "later"))
+  (found,), tally = from_policy(letters, [ROW], answers("doctor, now", "clerk, now"), False)
+  assert [each.rejected for each in found.candidates] == ["clerk, now"] and tally.unparseable == 1
+
+
 SUMMARY = Task(
   name="summary",
   description="a text",
