@@ -2,18 +2,24 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
 
 from medjax import files
-from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Segments
+from medjax.data.drafts import Draft, Part, segments_of
+from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Segments
 from medjax.errors import UserError
 
 Prompt = tuple[Message, ...] | str
-Item = Example | PreferencePair | JudgedAnswer | tuple[str, Prompt, Sequence[str]]  # the tuple: id, prompt, answers
-_DATE = "26 Jul 2024"  # Llama 3.x templates print a date; a fixed one keeps prompts equal from day to day
+Item = Example | Conversation | PreferencePair | JudgedAnswer | tuple[str, Prompt, Sequence[str]]  # id, prompt, answers
+# Templates of Llama 3.x (`date_string`) and of SmolLM 3 (`strftime_now`) print a date; a fixed one keeps prompts equal
+# from day to day.
+_DATE = "26 Jul 2024"
+_CLOCK = "{% macro strftime_now(form) %}{{ '26 July 2024' if '%B' in form else '26 Jul 2024' }}{% endmacro %}{{ '' }}"
 _PROBE = "medjax probe"
 
 
@@ -22,8 +28,17 @@ class Encoder:
 
   A prompt and its answers are tokenised separately, once, and concatenated as ids. Messages go through the chat
   template; text is used as it is, with BOS in front where the tokenizer adds one. Every answer ends with the token
-  that ends a turn (of a template that writes one) or with EOS. Where a template has no place for a system message,
-  it is put before the first user message.
+  that ends a turn (of a template that writes one; what it writes after that is left out) or with EOS. Where a template
+  has no place for a system message, it is put before the first user message.
+
+  These are the ids of the whole text as the tokenizer has them, except where it would join the end of a prompt and the
+  start of an answer in one token (a prompt's last newline and a newline that an answer starts with, say). A model that
+  answers does not see them joined, and they are not; they decode to the same text.
+
+  A conversation is one group, of which the answers are scored and nothing else, where each of its prompts, as the model
+  sees it when it is to answer, is what the conversation holds up to there. Some templates write an answer otherwise
+  once another message follows (Qwen 3 without its thoughts; Mistral moves the system message to the last user message),
+  or end no turn. Then it is one group for each answer, behind its own prompt.
 
   Args:
     tokenizer: a fast Hugging Face tokenizer.
@@ -52,7 +67,8 @@ class Encoder:
     }
     # SentencePiece tokenizers put a space before any text: wrong where the text continues another.
     first = self._ids(["a"])[0][:1]
-    self._adds_space = bool(first) and tokenizer.convert_ids_to_tokens(list(first))[0].startswith("\u2581")
+    adds_space = bool(first) and tokenizer.convert_ids_to_tokens(list(first))[0].startswith("\u2581")
+    self._line = "\n" if adds_space else ""  # what a continuation is tokenised behind
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -69,68 +85,109 @@ class Encoder:
 
   def completions(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Ids of texts that continue a plain prompt, without BOS or EOS; their leading spaces count."""
-    return self._continuing(texts)
+    return self._behind([self._line] * len(texts), texts)
 
   def segments(self, items: Iterable[Item]) -> list[Segments]:
-    """Segments of examples, pairs (chosen, then rejected), judged answers or `(id, prompt, answers)`, in batches.
+    """Segments of examples, conversations, pairs (chosen, then rejected), judged answers or `(id, prompt, answers)`.
 
-    Of an example without a prompt the whole text is scored, but for its first token, from which it is predicted:
-    BOS, or for models that have none the text's own.
+    Each item becomes one group, but for conversations that are learnt an answer at a time. Of an example without a
+    prompt the whole text is scored, but for its first token, from which it is predicted: BOS, or for models that have
+    none the text's own.
 
     Raises:
-      UserError: an empty prompt or answer, a token that the model does not have, or a chat template under which an
-        answer does not continue its prompt.
+      UserError: an empty prompt or answer, a weight that is not above 0, a token that the model does not have, or a
+        chat template under which an answer does not continue its prompt.
     """
-    items = [_parts(item) for item in items]
-    prompt_texts, answer_texts, ends = [], [], []
-    for id_, prompt, answers, _ in items:
-      if prompt is not None and not prompt:
-        raise UserError(f"row {id_}: the prompt is empty; remove the row or fill it")
-      if prompt is None:
-        (text,), answers = answers, ("",)
-      else:
-        text = prompt if isinstance(prompt, str) else self._render(prompt, True)
-      prompt_texts.append(text)
-      for answer in answers:
-        if not answer and prompt is not None or not text:
-          raise UserError(f"row {id_}: an answer is empty; remove the row or fill it")
-        if isinstance(prompt, str | None):
-          answer_texts.append(answer)
-          ends.append(False)
-        else:
-          completed = self._completed(id_, prompt, text, answer)
-          answer_texts.append(completed)
-          ends.append(self._ends_turn(completed))
-    prompts = [self._with_bos(ids) for ids in self._ids(prompt_texts)]
-    completions = iter(
-      ids if ended else (*ids, self.eos) for ids, ended in zip(self._continuing(answer_texts), ends, strict=True)
-    )
-    made = [
-      Segments(id_, ids, tuple(next(completions) for _ in answers), desirable)
-      for (id_, _, answers, desirable), ids in zip(items, prompts, strict=True)
+    drafts = [
+      draft
+      for item in items
+      for draft in (self._of_conversation(item) if isinstance(item, Conversation) else [self._of_answers(item)])
     ]
-    return [
-      _scored_throughout(each) if prompt is None else each for each, (_, prompt, *_) in zip(made, items, strict=True)
-    ]
+    prompts = [self._with_bos(ids) for ids in self._ids([draft.prompt for draft in drafts])]
+    parts = [part for draft in drafts for completion in draft.completions for part in completion]
+    found = iter(self._behind([part.behind for part in parts], [part.text for part in parts]))
+    return [segments_of(draft, prompt, found, self.eos) for draft, prompt in zip(drafts, prompts, strict=True)]
 
-  def _completed(self, id_: str, prompt: tuple[Message, ...], text: str, answer: str) -> str:
+  def _of_answers(self, item: Example | PreferencePair | JudgedAnswer | tuple[str, Prompt, Sequence[str]]) -> Draft:
+    """A prompt and what may continue it."""
+    if isinstance(item, tuple):
+      (id_, prompt, answers), desirable, weight = item, True, 1.0
+    else:
+      id_, prompt, answers = item.id, item.prompt, item.answers
+      desirable, weight = getattr(item, "desirable", True), getattr(item, "weight", 1.0)
+    if prompt is not None and not prompt:
+      raise UserError(f"row {id_}: the prompt is empty; remove the row or fill it")
+    if not all(answers):
+      raise UserError(f"row {id_}: an answer is empty; remove the row or fill it")
+    if not 0 < weight < math.inf:
+      raise UserError(f"row {id_}: its weight is {weight}; weights must be above 0 and finite")
+    if prompt is None:
+      return Draft(id_, answers[0], ((Part("", eos=True),),), weight=weight, throughout=True)
+    if isinstance(prompt, str):
+      text, parts = prompt, [Part(answer, self._line, eos=True) for answer in answers]
+    else:
+      text = self._render(prompt, True)
+      parts = [self._answered(id_, prompt, text, answer) for answer in answers]
+    return Draft(id_, text, tuple((part,) for part in parts), desirable, weight)
+
+  def _of_conversation(self, item: Conversation) -> list[Draft]:
+    """All answers behind the first prompt, with what is between them; or each behind its own prompt."""
+    places = [at for at, message in enumerate(item.messages) if at and message["role"] == "assistant"]
+    prompts = [self._render(item.messages[:at], True) for at in places]
+    answers = [
+      self._answered(item.id, item.messages[:at], prompt, item.messages[at]["content"])
+      for at, prompt in zip(places, prompts, strict=True)
+    ]
+    held = [prompt + answer.text for prompt, answer in zip(prompts, answers, strict=True)]
+    pairs = list(zip(held, prompts[1:], answers[1:], strict=False))
+    if any(answer.eos for answer in answers) or not all(prompt.startswith(before) for before, prompt, _ in pairs):
+      return [
+        Draft(f"{item.id}/turn-{number}", prompt, ((answer,),))
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1)
+      ]
+    parts = [answers[0]]
+    for before, prompt, answer in pairs:
+      parts += [Part(prompt[len(before) :], self._end_of(before), learnt=False), answer]
+    return [Draft(item.id, prompts[0], (tuple(parts),))]
+
+  def _answered(self, id_: str, prompt: tuple[Message, ...], text: str, answer: str) -> Part:
     """What the template writes after the prompt's text for this answer, up to the end of the turn."""
-    full = self._render((*prompt, {"role": "assistant", "content": answer}), False)
+    behind, message = self._end_of(text), {"role": "assistant", "content": answer}
+    full = self._render((*prompt, message), False)
+    if not full.startswith(text) and prompt[0]["role"] == "system" and prompt[1:]:
+      # Mistral's templates write a system message with the last message alone: an answer behind that drops it.
+      text, full = self._render(prompt[1:], True), self._render((*prompt[1:], message), False)
     if not full.startswith(text):
       raise UserError(
         f"row {id_}: under this chat template the text with the answer does not start with the prompt's text; "
         "use a template that appends turns, or plain-text prompts"
       )
     rest = full[len(text) :]
-    return rest.rstrip() if self._ends_turn(rest.rstrip()) else rest
-
-  def _ends_turn(self, text: str) -> bool:
-    """Whether `text` ends with a special token."""
-    return any(text.endswith(end) for end in self._special_texts)
+    ended = rest.rstrip()
+    if not ended.endswith(self._special_texts):
+      return Part(rest, behind, eos=True)
+    # Phi's templates write EOS behind the end of the last turn, where the model has stopped.
+    before, found, _ = rest.rpartition(answer.strip()) if answer.strip() else ("", "", rest)
+    while True:
+      shorter = ended.removesuffix(self._special_at_end(ended)).rstrip()
+      if not shorter.endswith(self._special_texts) or len(shorter) <= len(before + found):
+        return Part(ended, behind)
+      ended = shorter
 
   @functools.cached_property
   def _special_texts(self) -> tuple[str, ...]:
     return tuple(self.tokenizer.convert_ids_to_tokens(sorted(self._special)))
+
+  def _special_at_end(self, text: str) -> str:
+    """The special token that a text ends with, the longest that fits; nothing where it ends with none."""
+    return max((special for special in self._special_texts if text.endswith(special)), key=len, default="")
+
+  def _end_of(self, text: str) -> str:
+    """What must be in front of a continuation of this text for a tokenizer to see it as it does in the whole."""
+    bare = text.rstrip()
+    if bare.endswith(self._special_texts):  # it may swallow spaces behind it, or have one put there
+      return text[len(bare) - len(self._special_at_end(bare)) :]
+    return self._line
 
   @functools.cached_property
   def _takes_system(self) -> bool:
@@ -156,7 +213,14 @@ class Encoder:
       raise UserError(f"the chat template refuses messages with roles {roles}: {error}") from error
 
   def _apply(self, messages: list[dict[str, str]], ask: bool) -> str:
-    return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, date_string=_DATE)
+    return self.tokenizer.apply_chat_template(
+      messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask, date_string=_DATE
+    )
+
+  @functools.cached_property
+  def _template(self) -> str:
+    template = self.tokenizer.get_chat_template()
+    return _CLOCK + template if "strftime_now" in template else template
 
   def _with_bos(self, ids: tuple[int, ...]) -> tuple[int, ...]:
     return ids if self.bos is None or ids[:1] == (self.bos,) else (self.bos, *ids)
@@ -173,30 +237,17 @@ class Encoder:
       )
     return found
 
-  def _continuing(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Ids of texts as continuations: without the space that SentencePiece puts before a text."""
-    if not self._adds_space:
-      return self._ids(texts)
-    anchor = self._ids(["\n"])[0]
-    anchored = self._ids([f"\n{text}" for text in texts])
-    alone = self._ids(texts)
+  def _behind(self, anchors: Sequence[str], texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Ids of texts as they are behind other texts: without a space that SentencePiece puts before a text, for one.
+
+    A text of which the start would be joined with the end of its anchor gets the ids that it has alone.
+    """
+    heads = dict(zip(dict.fromkeys(anchors), self._ids(list(dict.fromkeys(anchors))), strict=True))
+    together = self._ids([anchor + text for anchor, text in zip(anchors, texts, strict=True)])
     return [
-      long[len(anchor) :] if long[: len(anchor)] == anchor else short
-      for long, short in zip(anchored, alone, strict=True)
+      ids[len(heads[anchor]) :] if ids[: len(heads[anchor])] == heads[anchor] else self._ids([text])[0]
+      for anchor, text, ids in zip(anchors, texts, together, strict=True)
     ]
-
-
-def _scored_throughout(text: Segments) -> Segments:
-  ids = text.prompt + text.completions[0]
-  return Segments(text.id, ids[:1], (ids[1:],))
-
-
-def _parts(item: Item) -> tuple[str, Prompt | None, tuple[str, ...], bool]:
-  """Id, prompt, answers, and whether the first of them is desirable."""
-  if isinstance(item, tuple):
-    id_, prompt, answers = item
-    return id_, prompt, tuple(answers), True
-  return item.id, item.prompt, item.answers, not isinstance(item, JudgedAnswer) or item.desirable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +257,7 @@ class Limits:
   Attributes:
     max_length: a prompt and its longest completion (the model's context).
     max_prompt: a prompt.
-    max_completion: a completion.
+    max_completion: an answer: a completion, or of a conversation each run of scored tokens.
     row_length: a group as it lies in a packed row: the prompt, and each completion but for its last token.
     too_long: `cut_prompt` cuts prompts on the left behind BOS, and drops groups whose answers leave no room;
       `drop` drops every group that is too long; `error` refuses it.
@@ -224,6 +275,9 @@ class Limits:
 def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
   """Fits one group into its limits. Answers are never cut.
 
+  Of a conversation in one group the prompt is what comes before its first answer, and nothing else is cut: it is
+  dropped where the rest leaves no room for that.
+
   Args:
     segments: a group.
     limits: what must hold.
@@ -235,6 +289,9 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
     UserError: it is too long and `limits.too_long` is `error`; names the row.
   """
   longest = max(map(len, segments.completions), default=0)
+  answer = longest
+  if segments.weights is not None:
+    answer = max(len(list(run)) if scored else 0 for scored, run in itertools.groupby(segments.weights, bool))
   beside = sum(len(completion) - 1 for completion in segments.completions)
   room = [
     limits.max_prompt or None,
@@ -242,12 +299,12 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
     limits.row_length - beside if limits.row_length else None,
   ]
   room = min((tokens for tokens in room if tokens is not None), default=len(segments.prompt))
-  answers_fit = not limits.max_completion or longest <= limits.max_completion
+  answers_fit = not limits.max_completion or answer <= limits.max_completion
   if answers_fit and len(segments.prompt) <= room:
     return segments, ""
   if limits.too_long == "error":
     raise UserError(
-      f"row {segments.id}: {len(segments.prompt)} prompt tokens (room for {max(room, 0)}) and {longest} answer tokens "
+      f"row {segments.id}: {len(segments.prompt)} prompt tokens (room for {max(room, 0)}) and {answer} answer tokens "
       f"(limit {limits.max_completion or 'none'}); shorten it, raise the limits or set data.too_long=cut_prompt or drop"
     )
   head = segments.prompt[:1] if limits.bos is not None and segments.prompt[:1] == (limits.bos,) else ()
@@ -259,7 +316,10 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
 
 @dataclasses.dataclass(frozen=True)
 class LengthReport:
-  """What fitting did to a set of groups: how many came, the ids whose prompts were cut, the ids that were dropped."""
+  """What fitting did to a set of groups: how many came, the ids whose prompts were cut, the ids that were dropped.
+
+  A conversation that is learnt an answer at a time counts as so many rows.
+  """
 
   total: int
   cut: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ class Example:
     prompt: chat messages, or text that is used as it is; None where the completion is a text to learn all of.
     completion: the answer.
     more: further answers to the same prompt, each learnt as if it were the only one.
-    weight: of each of the answers' tokens in the loss.
+    weight: of each of the answers' tokens in the loss, above 0.
   """
 
   id: str
@@ -48,6 +48,19 @@ class Example:
   def answers(self) -> tuple[str, ...]:
     """What continues the prompt in its group."""
     return (self.completion, *self.more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+  """Chat messages of which every answer of the assistant is learnt, but for one that nothing precedes.
+
+  Attributes:
+    id: the row's.
+    messages: the whole conversation; the last message is an answer.
+  """
+
+  id: str
+  messages: tuple[Message, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +107,21 @@ class JudgedAnswer:
 class Segments:
   """Token ids of one group: a prompt and the completions that continue it, BOS and EOS included where they belong.
 
-  `desirable` is that of a judged answer, the first completion; it says nothing of other groups.
+  Attributes:
+    id: the row's, or of a conversation that is learnt an answer at a time the row's with `/turn-1` and so on behind it.
+    prompt: ids of what comes before the first scored token.
+    completions: ids of each completion.
+    desirable: that of a judged answer, the first completion; it says nothing of other groups.
+    weights: how much each token of the only completion counts, 0 for one that is not scored; None where all count 1.
+      Groups of several completions (pairs, judged answers, labels) have none: what compares answers knows no weights.
   """
 
   id: str
   prompt: tuple[int, ...]
   completions: tuple[tuple[int, ...], ...]
   desirable: bool = True
+  weights: tuple[float, ...] | None = None
+
+  def __post_init__(self):
+    if self.weights is not None and [len(self.weights)] != [len(ids) for ids in self.completions]:
+      raise ValueError(f"group {self.id}: weights are of the tokens of one completion")

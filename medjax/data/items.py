@@ -9,7 +9,7 @@ import ml_collections
 
 from medjax import files
 from medjax.config_checks import PAIRS
-from medjax.data.examples import Example, JudgedAnswer, Message, PreferencePair, Row
+from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Row
 from medjax.data.judged import answers_of_pairs, with_unrelated
 from medjax.data.pair_files import of_train_rows
 from medjax.data.rows import (
@@ -36,7 +36,7 @@ _JUDGEMENTS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None) -> dict[str, list]:
-  """What a stage of training reads: examples for `sft`, preference pairs for `dpo`, with `kto` judged answers.
+  """What a stage of training reads: for `sft` examples and conversations, for `dpo` pairs, with `kto` judged answers.
 
   Args:
     config: a validated run config.
@@ -78,23 +78,34 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
   return {split: items[split] for split in SPLITS[:2]}
 
 
-def fingerprint(items: Iterable[Row | Example | PreferencePair | JudgedAnswer]) -> str:
+def fingerprint(items: Iterable[Row | Example | Conversation | PreferencePair | JudgedAnswer]) -> str:
   """Names the content of rows or items: equal on every machine, different where any field differs."""
   return files.fingerprint([{**_plain_fields(item), "kind": type(item).__name__} for item in items])
 
 
-def examples_from_records(records: Sequence[Record], columns: Mapping[str, str]) -> list[Example]:
-  """SFT examples from rows of `prompt` and `completion`, of `messages` whose last one is the answer, or of `text`.
+def examples_from_records(records: Sequence[Record], columns: Mapping[str, str]) -> list[Example | Conversation]:
+  """What SFT learns from rows of `prompt` and `completion`, of `messages` that end with an answer, or of `text`.
 
   Args:
-    records: rows; prompt is text or messages, completion is text or one assistant message in a list. Of a `text` each
-      token is learnt.
+    records: rows; prompt is text or messages, completion is text or one assistant message in a list. Of `messages`
+      every answer is learnt (but for one that comes first, which nothing asks for), of a `text` each token.
     columns: our field -> column, where the names differ.
 
   Raises:
     UserError: a missing column or a value of another form, with file and line.
   """
-  return _unique(records, lambda record: _example(record, columns))
+
+  def convert(record: Record) -> Example | Conversation:
+    example, name = _example(record, columns), columns.get("messages", "messages")
+    if not _holds_messages(record, columns):
+      return example
+    messages = _messages(record, name)
+    answers = [message for message in messages[1:] if message["role"] == "assistant"]
+    if not all(message["content"] for message in answers):
+      raise UserError(f"{record.where}: {name} holds an empty answer; every answer of a conversation is learnt")
+    return Conversation(example.id, messages) if len(answers) > 1 else example
+
+  return _unique(records, convert)
 
 
 def judged_from_records(records: Sequence[Record], columns: Mapping[str, str]) -> list[JudgedAnswer]:
@@ -181,9 +192,16 @@ def _unique(records: Sequence[Record], convert: Callable[[Record], Any]) -> list
   return [new_item(convert(record), record, seen) for record in records]
 
 
+def _holds_messages(record: Record, columns: Mapping[str, str]) -> bool:
+  """Whether a row is a conversation: `messages` without a `prompt`."""
+  prompt, messages = (columns.get(name, name) for name in ("prompt", "messages"))
+  return prompt not in record.values and messages in record.values
+
+
 def _example(record: Record, columns: Mapping[str, str]) -> Example:
+  """A prompt and its answer; of a conversation its last one."""
   prompt, messages, text = (columns.get(name, name) for name in ("prompt", "messages", "text"))
-  if prompt not in record.values and messages in record.values:
+  if _holds_messages(record, columns):
     before, completion = _last_answer(record, messages, _messages(record, messages))
     return Example(id_of(record, columns), before, completion)
   if prompt not in record.values and text in record.values:
@@ -236,7 +254,7 @@ def _kind(value: Any) -> str:
   return "empty" if value in (None, "", []) else f"a {type(value).__name__}"
 
 
-def _plain_fields(item: Row | Example | PreferencePair | JudgedAnswer) -> dict[str, Any]:
+def _plain_fields(item: Row | Example | Conversation | PreferencePair | JudgedAnswer) -> dict[str, Any]:
   """Name -> value; a field that was added later is left out where it says nothing, so that fingerprints stay."""
   values = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
   return {name: jsonable(value) for name, value in values.items() if (name, value) not in _UNSAID}

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     source_index: int32 [B, S], where in the row the hidden state is that predicts the scored token.
     target_token: int32 [B, S], the scored token.
     sequence_id: int32 [B, S], which of the row's N sequences it belongs to.
-    weight: float32 [B, S], 1 for a scored token, 0 for an unused slot.
+    weight: float32 [B, S], how much a scored token counts (1 where nothing else is said), 0 for an unused slot.
     example: int32 [B, N], index of the example that a sequence belongs to, -1 for none.
     reference_logp: float32 [B, N], the sequence's log-probability under the reference model (0 where not needed).
     desirable: bool [B, N], `Segments.desirable` of the sequence's group.
@@ -83,17 +83,26 @@ def _apart(group: Segments) -> list[Segments]:
 
 
 def scored_tokens(group: Segments) -> int:
-  """Tokens of a group that are scored."""
-  return sum(len(completion) for completion in group.completions)
+  """Tokens of a group that are scored: those of its completions, without those of weight 0."""
+  if group.weights is not None:
+    return int(np.count_nonzero(group.weights))
+  return sum(map(len, group.completions))
+
+
+def scored_weight(group: Segments) -> float:
+  """Sum of the weights of a group's scored tokens, as the float32 values that a batch has."""
+  if group.weights is not None:
+    return float(np.sum(np.asarray(group.weights, np.float32), dtype=np.float64))
+  return float(scored_tokens(group))
 
 
 def plain_tokens(group: Segments) -> int:
   """Real tokens of the group where nothing is shared: the prompt counted with each of its answers."""
-  return len(group.prompt) * len(group.completions) + scored_tokens(group)
+  return len(group.prompt) * len(group.completions) + sum(map(len, group.completions))
 
 
 def check_groups(groups: Sequence[Segments], row_length: int, shared: bool = True) -> None:
-  """Raises UserError where a group has nothing to score or is longer than a row (`shared`: see `row_tokens`)."""
+  """Raises UserError where a group has no tokens or is longer than a row (`shared`: see `row_tokens`)."""
   for group in groups:
     if not group.prompt or not all(group.completions):
       raise UserError(f"row {group.id}: the prompt or a completion has no tokens; remove the row")
@@ -190,11 +199,15 @@ def fill_rows(
       for branch, completion in enumerate(group.completions, start=1):
         inputs = completion[:-1]
         parts.append((branch, P, inputs))
-        end = scored + len(completion)
-        batch.source_index[b, scored:end] = [last_prompt, *range(start, start + len(inputs))]
-        batch.target_token[b, scored:end] = completion
+        sources, targets, weights = [last_prompt, *range(start, start + len(inputs))], completion, 1.0
+        if group.weights is not None:
+          kept = np.flatnonzero(group.weights)  # what counts nothing takes no slot
+          sources, targets, weights = (np.asarray(of_token)[kept] for of_token in (sources, targets, group.weights))
+        end = scored + len(targets)
+        batch.source_index[b, scored:end] = sources
+        batch.target_token[b, scored:end] = targets
         batch.sequence_id[b, scored:end] = sequence
-        batch.weight[b, scored:end] = 1.0
+        batch.weight[b, scored:end] = weights
         batch.example[b, sequence] = indices[member]
         batch.desirable[b, sequence] = group.desirable
         scored, sequence, start = end, sequence + 1, start + len(inputs)

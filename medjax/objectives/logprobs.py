@@ -53,7 +53,7 @@ def token_logps(
 
 
 def sequence_logps(logps_BS: Float[Array, "B S"], batch: Batch) -> Float[Array, "B N"]:
-  """Sums of the scored tokens' log-probabilities over each sequence, float32."""
+  """Sums of the scored tokens' log-probabilities, each times its weight, over each sequence, float32."""
   N = batch.example.shape[-1]
   member_BSN = jax.nn.one_hot(batch.sequence_id, N, dtype=jnp.float32) * batch.weight[..., None]
   return jnp.einsum("BS,BSN->BN", logps_BS, member_BSN, precision=jax.lax.Precision.HIGHEST)

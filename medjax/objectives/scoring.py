@@ -42,7 +42,7 @@ def score(
     advance: told how many groups have just been scored.
 
   Returns:
-    For each group float32 [completions], in nats.
+    For each group float32 [completions], in nats: sums over the scored tokens, each times its weight.
   """
   row_length = max([row_length, *map(row_tokens, groups)])
   check_groups(groups, row_length)

@@ -9,7 +9,7 @@ from medjax.objectives.sums import Sum
 
 
 def loss(logps_BS: Float[Array, "B S"], batch: Batch) -> tuple[Sum, dict[str, Sum]]:
-  """Negative log-likelihood in nats a token, over scored tokens, as total and count.
+  """Negative log-likelihood in nats a token, over scored tokens: sum(weight * nll) and sum(weight).
 
   Returns:
     The loss, and no further metrics.

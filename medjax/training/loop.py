@@ -333,7 +333,7 @@ def _validation(graph, params, groups, objective, known, row_length, rows, shard
   """Loss (and of preference losses the rewards' accuracy) on the validation split."""
   logps = score(graph, params, groups, row_length, rows, sharding)
   if objective.method == "sft":
-    return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_tokens, groups))}
+    return {"validation/loss": -float(sum(map(np.sum, logps))) / sum(map(packing.scored_weight, groups))}
   logp_P2 = np.stack(logps)
   length_P2 = np.array([list(map(len, group.completions)) for group in groups], np.float32)
   reference_P2 = np.zeros_like(logp_P2) if known is None else known

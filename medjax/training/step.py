@@ -76,9 +76,9 @@ def add_microbatches(function: Callable, batches: Batch, used):
 def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, reference, batches: Batch, used, key=None):
   """Gradient of the mean loss, the loss and the metrics, each as (its sum over microbatches) / (its summed count).
 
-  k microbatches so equal one big batch: per token for SFT, per pair for preference losses. An SFT term beside these is
-  per token of the whole step, whose count is taken ahead; so is the reference point of KTO, for which several
-  microbatches are computed once more, without gradients.
+  k microbatches so equal one big batch: per token, by its weight, for SFT, per pair for preference losses. An SFT term
+  beside these is per token of the whole step, whose count is taken ahead; so is the reference point of KTO, for which
+  several microbatches are computed once more, without gradients.
 
   Args:
     graph: the decoder.
@@ -117,7 +117,7 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
     return jax.grad(total, has_aux=True)(params)
 
   grads, (loss, metrics) = add_microbatches(of_one, batches, used)
-  grads = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1.0), grads)
+  grads = jax.tree.map(lambda g: g / loss.divisor, grads)
   return grads, loss.mean, {key: value.mean for key, value in metrics.items()}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medjax import config as schema
 from medjax.data import items, sources
-from medjax.data.examples import Example, PreferencePair, Row
+from medjax.data.examples import Conversation, Example, PreferencePair, Row
 from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
@@ -182,13 +182,24 @@ def test_the_limits_of_a_run_are_those_of_the_rows_that_are_read(tmp_path, limit
   [
     ({"prompt": "Q", "completion": " A"}, "Q", " A"),
     ({"prompt": [ASK], "completion": [say("A")]}, (ASK,), "A"),
-    ({"messages": [ASK, say("B"), ASK, say("A")]}, (ASK, say("B"), ASK), "A"),
+    ({"messages": [ASK, say("A")]}, (ASK,), "A"),
+    ({"messages": [say("B"), ASK, say("A")]}, (say("B"), ASK), "A"),
     ({"text": "A note."}, None, "A note."),
   ],
 )
 def test_examples_in_every_form(tmp_path, row, prompt, completion):
   records = sources.read_records(write(tmp_path / "a.jsonl", [row]))
   assert items.examples_from_records(records, {}) == [Example("a.jsonl:1", prompt, completion)]
+
+
+def test_messages_with_several_answers_are_a_conversation_unless_an_answer_is_judged(tmp_path):
+  row = {"messages": [ASK, say("B"), ASK, say("A")]}
+  train = items.training_items(with_source(write(tmp_path / "a.jsonl", [row])))["train"]
+  assert train == [Conversation("a.jsonl:1", (ASK, say("B"), ASK, say("A")))]
+  rows = [{**row, "label": 1}, {"messages": [ASK, ASK, say("C")], "label": 0}]
+  source = write(tmp_path / "b.jsonl", rows)
+  judged = items.training_items(with_source(source, **{"method": "dpo", "preference.loss": "kto"}))["train"]
+  assert [(each.prompt, each.completion) for each in judged] == [((ASK, say("B"), ASK), "A"), ((ASK, ASK), "C")]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +240,7 @@ def test_columns_rename_what_the_source_calls_otherwise(tmp_path):
     ([{"prompt": "Q", "completion": ""}], {}, "line 1: completion is empty"),
     ([{"messages": [ASK]}], {}, "line 1: the last message of messages must be an assistant's"),
     ([{"messages": [{"role": "doctor", "content": "x"}]}], {}, "line 1: messages has role 'doctor'"),
+    ([{"messages": [ASK, say(""), ASK, say("A")]}], {}, "line 1: messages holds an empty answer; every answer"),
     ([{"messages": ["x"]}], {}, "line 1: messages must hold messages such as"),
     ([{"prompt": "Q", "completion": [say("a"), say("b")]}], {}, "completion holds 2 messages"),
     ([{"id": 1, "prompt": "Q", "completion": "A"}] * 2, {}, r"line 2: its id is also that of .* line 1"),
@@ -402,3 +414,13 @@ def test_fingerprint_follows_content():
   one, other = Example("a", (ASK,), "A"), Example("a", (ASK,), "B")
   assert items.fingerprint([one]) == items.fingerprint([dataclasses.replace(other, completion="A")])
   assert len({items.fingerprint(found) for found in ([one], [other], [one, other], [])}) == 4
+
+
+def test_a_weight_of_one_leaves_the_fingerprint_of_data_as_it_was():
+  """The name was noted before there were weights: checkpoints hold it."""
+  examples = [Example("a", ({"role": "user", "content": "Q"},), "A"), Example("b", "Q", " A"), Example("c", None, "T")]
+  assert items.fingerprint(examples) == "02d6bb97a878b882"
+  heavier = [dataclasses.replace(examples[0], weight=2.0), *examples[1:]]
+  assert items.fingerprint(heavier) != items.fingerprint(examples)
+  turns = ({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"})
+  assert items.fingerprint([Conversation("a", turns)]) != items.fingerprint([Example("a", turns[:1], "A")])
