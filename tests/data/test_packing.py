@@ -1,5 +1,6 @@
 """Packed rows lose nothing, and give each part the hidden states that it has alone."""
 
+import dataclasses
 import functools
 
 import jax
@@ -117,6 +118,56 @@ def test_row_of_two_groups():
   assert batch.sequence_id.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3]]
   assert batch.weight.tolist() == [[1.0] * 8]
   assert batch.example.tolist() == [[10, 10, 11, 11]]
+
+
+def test_what_counts_nothing_takes_no_slot():
+  """A conversation of two answers beside an example of a heavier class."""
+  talk = Segments("a", (7, 8), ((1, 2, 3, 4, 5),), weights=(1.0, 1.0, 0.0, 0.0, 1.0))
+  heavy = Segments("b", (5,), ((6, 7),), weights=(2.5, 2.5))
+  assert [packing.scored_tokens(group) for group in (talk, heavy)] == [3, 2]
+  assert [packing.scored_weight(group) for group in (talk, heavy)] == [3.0, 5.0]
+  assert [packing.plain_tokens(group) for group in (talk, heavy)] == [7, 3], (
+    "what is not scored is a token all the same"
+  )
+  assert packing.shape_of([talk], [[0]], tile=1).tokens == packing.row_tokens(talk) == 6
+  batch = packing.fill_rows([talk, heavy], [10, 11], [[0, 1]], packing.RowShape(8, 6, 2), 1)
+  assert batch.tokens.tolist() == [[7, 8, 1, 2, 3, 4, 5, 6]]
+  assert batch.source_index.tolist() == [[1, 2, 5, 6, 7, 0]]
+  assert batch.target_token.tolist() == [[1, 2, 5, 6, 7, 0]]
+  assert batch.sequence_id.tolist() == [[0, 0, 0, 1, 1, 0]]
+  assert batch.weight.tolist() == [[1.0, 1.0, 1.0, 2.5, 2.5, 0.0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(members=packed.groups(1, most=12), data=st.data())
+def test_weights_choose_among_the_scored_positions(members, data):
+  weights = [data.draw(st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=n, max_size=n)) for n in lengths(members)]
+  weighted = [dataclasses.replace(each, weights=tuple(own)) for each, own in zip(members, weights, strict=True)]
+  assignment = packing.assign_rows(weighted, 64)
+  shape = packing.shape_of(members, assignment)
+  assert packing.shape_of(weighted, assignment).scored <= shape.scored
+  plain, chosen = (
+    packing.fill_rows(each, range(len(each)), assignment, shape, len(assignment)) for each in (members, weighted)
+  )
+  for row, held in enumerate(assignment):
+    own = np.float32([weight for member in held for weight in weights[member]])
+    places, slots = np.flatnonzero(own), slice(0, np.count_nonzero(own))
+    for kind in ("source_index", "target_token", "sequence_id"):
+      assert (getattr(chosen, kind)[row, slots] == getattr(plain, kind)[row, places]).all()
+    assert (chosen.weight[row, slots] == own[places]).all() and not chosen.weight[row, slots.stop :].any()
+  for kind in ("tokens", "positions", "segments", "branches", "example"):
+    assert (getattr(chosen, kind) == getattr(plain, kind)).all()
+
+
+def lengths(members):
+  return [len(group.completions[0]) for group in members]
+
+
+def test_answers_that_are_compared_have_no_weights():
+  with pytest.raises(ValueError, match="group a: weights are of the tokens of one completion"):
+    Segments("a", (1,), ((2,), (3,)), weights=(1.0, 1.0))
+  with pytest.raises(ValueError, match="group a"):
+    Segments("a", (1,), ((2, 3),), weights=(1.0,))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The train step: microbatches, the update, the first step's check, the schedule."""
 
+import dataclasses
 import functools
 import math
 
@@ -58,6 +59,36 @@ def test_microbatches_equal_one_big_batch(method):
   assert {k: float(v) for k, v in split[2].items()} == pytest.approx(
     {k: float(v) for k, v in whole[2].items()}, rel=1e-5
   )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_weighted_microbatches_equal_one_big_batch(scale):
+  """sum(w nll) / sum(w), also where the weights of a step sum to less than 1."""
+  _, params = packed.decoder()
+  draw = np.random.default_rng(5)
+  members = [
+    dataclasses.replace(
+      group, weights=tuple(scale * draw.choice([0.0, 0.5, 1.0, 3.0], len(group.completions[0]) - 1)) + (scale,)
+    )
+    for group in packed.random_groups(7, 1, seed=2)
+  ]
+  rows = packed.one_by_one(members, rows=8)
+  sums = rows.weight.sum(1)
+  assert len(set(sums.tolist())) > 3 and (sums.sum() < 1) == (scale < 1)
+  tokens_BT, mask_BT, scored_BT = packed.plain_arrays(packed.separate(members), rows=8)
+  weight_BT = np.zeros(scored_BT.shape, np.float32)
+  for row, group in enumerate(members):
+    weight_BT[row, scored_BT[row] > 0] = group.weights
+
+  def textbook(params):
+    graph, _ = packed.decoder()
+    return -jnp.sum(packed.plain_logps(graph, params, tokens_BT, mask_BT, weight_BT)) / weight_BT.sum()
+
+  wanted_loss, wanted = jax.jit(jax.value_and_grad(textbook))(params)
+  for batches, used in ((stacked(rows, 1), 1), (stacked(rows, 8), 7)):
+    grads, loss, _ = jitted_gradients("sft")(params, None, None, batches, used)
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+    packed.assert_trees_close(grads, wanted)
 
 
 def test_microbatches_that_are_not_used_are_not_read():
