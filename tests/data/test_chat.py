@@ -6,7 +6,7 @@ import tokenizers
 import transformers
 
 from medjax.data import chat
-from medjax.data.examples import Example, PreferencePair, Segments
+from medjax.data.examples import Conversation, Example, PreferencePair, Segments
 from medjax.errors import UserError
 from medjax.models.pretrained import load_config_and_tokenizer
 
@@ -21,6 +21,7 @@ NO_SYSTEM = (
 )
 SYSTEM = {"role": "system", "content": "Answer with one word."}
 USER = {"role": "user", "content": "Fever of 39.5 °C since 2 days?"}
+NO, YES = ({"role": "assistant", "content": text} for text in ("No", "Yes"))
 
 
 def make_tokenizer(template=CHATML, add_bos=False, pad=None):
@@ -113,6 +114,56 @@ def test_eos_is_added_where_the_template_ends_no_turn():
   tokenizer = make_tokenizer(template)
   (segments,) = chat.Encoder(tokenizer).segments([Example("a", (USER,), "Yes")])
   assert tokenizer.decode(segments.completions[0]) == "Yes\n</s>"
+  # No end stands between the turns of a conversation, so each answer has a group of its own.
+  turns = chat.Encoder(tokenizer).segments([Conversation("a", (USER, NO, USER, YES))])
+  assert [group.id for group in turns] == ["a/turn-1", "a/turn-2"]
+  assert [tokenizer.decode(group.completions[0]) for group in turns] == ["No\n</s>", "Yes\n</s>"]
+  assert (
+    tokenizer.decode(turns[1].prompt) == f"user: {USER['content']}\nassistant: No\nuser: {USER['content']}\nassistant: "
+  )
+
+
+def test_of_a_conversation_the_answers_count_and_nothing_else():
+  tokenizer = make_tokenizer()
+  (group,) = chat.Encoder(tokenizer).segments([Conversation("a", (SYSTEM, USER, NO, USER, YES))])
+  assert tokenizer.decode(group.prompt).endswith(f"{USER['content']}<|end|>\n<|start|>assistant\n")
+  between = f"\n<|start|>user\n{USER['content']}<|end|>\n<|start|>assistant\n"
+  assert tokenizer.decode(group.completions[0]) == f"No<|end|>{between}Yes<|end|>"
+  assert group.weights == (1.0,) * 3 + (0.0,) * len(tokenizer(between).input_ids) + (1.0,) * 4
+
+
+def test_an_answer_that_nothing_asks_for_is_read_and_not_learnt():
+  tokenizer = make_tokenizer()
+  (group,) = chat.Encoder(tokenizer).segments([Conversation("a", (NO, USER, NO, USER, YES))])
+  assert tokenizer.decode(group.prompt).startswith("<|start|>assistant\nNo<|end|>")
+  assert sum(group.weights) == len("No") + len("Yes") + 2
+
+
+def test_the_weight_of_an_example_is_that_of_its_scored_tokens():
+  encoder = chat.Encoder(make_tokenizer())
+  plain, chatted, text = encoder.segments(
+    [Example("a", "Q:", " A", 0.5), Example("b", (USER,), "Yes", 2.0), Example("c", None, "note", 3.0)]
+  )
+  assert (plain.weights, chatted.weights, text.weights) == ((0.5,) * 3, (2.0,) * 4, (3.0,) * 4)
+  assert encoder.segments([Example("a", "Q:", " A", 1.0)])[0].weights is None
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused_with_the_row(weight):
+  with pytest.raises(UserError, match="row e1: its weight is .*; weights must be above 0"):
+    chat.Encoder(make_tokenizer()).segments([Example("e1", "a", "b", weight)])
+
+
+def test_a_template_that_prints_the_date_prints_the_same_one_every_day():
+  template = "{{ strftime_now('%d %B %Y') }}: " + CHATML
+  (ids,) = chat.Encoder(make_tokenizer(template)).prompts([(USER,)])
+  assert make_tokenizer().decode(ids).startswith("26 July 2024: <|start|>user")
+
+
+def test_what_a_template_writes_behind_the_end_of_the_last_turn_is_not_learnt():
+  tokenizer = make_tokenizer(CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}")
+  (pair,) = chat.Encoder(tokenizer).segments([PreferencePair("a", (USER,), "Yes", "No</s>")])
+  assert [tokenizer.decode(ids) for ids in pair.completions] == ["Yes<|end|>", "No</s><|end|>"]
 
 
 def test_system_message_moves_into_the_first_user_message_where_the_template_has_none():
@@ -195,6 +246,28 @@ def test_cut_shortens_prompts_behind_bos_and_never_answers(limits, prompt, what)
     assert kept == dataclasses.replace(GROUP, prompt=prompt)
 
 
+TALK = Segments(
+  "t", (9, 1, 2, 3, 4, 5), ((11, 12, 21, 22, 23, 13, 14, 15),), weights=(1.0,) * 2 + (0.0,) * 3 + (1.0,) * 3
+)
+
+
+@pytest.mark.parametrize(
+  ("limits", "prompt", "what"),
+  [
+    ({"max_length": 14}, (9, 1, 2, 3, 4, 5), ""),
+    ({"max_length": 12}, (9, 3, 4, 5), "cut"),
+    ({"row_length": 9}, (9, 5), "cut"),
+    ({"max_length": 9}, None, "dropped"),
+    ({"max_completion": 3}, (9, 1, 2, 3, 4, 5), ""),
+    ({"max_completion": 2}, None, "dropped"),
+    ({"max_length": 12, "too_long": "drop"}, None, "dropped"),
+  ],
+)
+def test_of_a_conversation_only_what_precedes_the_first_answer_is_cut(limits, prompt, what):
+  kept, happened = chat.cut(TALK, chat.Limits(**{"bos": 9, **limits}))
+  assert (kept, happened) == (prompt and dataclasses.replace(TALK, prompt=prompt), what)
+
+
 @pytest.mark.parametrize("limits", [{"max_length": 8}, {"max_completion": 2}, {"row_length": 3}])
 def test_too_long_error_names_the_row(limits):
   with pytest.raises(UserError, match="row g: 6 prompt tokens .* 3 answer tokens"):
@@ -209,6 +282,16 @@ def test_encode_all_counts_what_it_cut_and_dropped():
   assert kept[1].prompt[0] == encoder.bos
   assert (report.total, report.cut, report.dropped) == (3, ("long",), ("answer",))
   assert str(report) == "3 rows: 1 prompts cut, 1 rows dropped as too long"
+
+
+def test_encode_all_counts_the_turns_of_a_conversation_that_is_learnt_turn_by_turn():
+  encoder = chat.Encoder(make_tokenizer("{% for m in messages %}{{ m['content'] }}|{% endfor %}"))
+  talk = Conversation("talk", (USER, NO, {"role": "user", "content": "And now?"}, YES))
+  prompt = len(encoder.prompts([(USER,)])[0])
+  kept, report = chat.encode_all([talk], encoder, chat.Limits(max_length=prompt + 4))
+  assert [group.id for group in kept] == ["talk/turn-1", "talk/turn-2"]
+  assert (report.total, report.cut, report.dropped) == (2, ("talk/turn-2",), ())
+  assert encoder.tokenizer.decode(kept[1].prompt).endswith("No|And now?|")
 
 
 def test_encode_all_refuses_to_drop_everything():

@@ -314,6 +314,29 @@ def test_validation_during_training(home, tmp_path, method):
     assert seen[-1]["validation/loss"] == pytest.approx(wanted, rel=1e-5)
 
 
+def test_a_run_learns_every_answer_of_a_conversation(home, tmp_path):
+  """The loss of a step, and of validation, is the mean over the tokens of all answers, whatever rows they share."""
+  draw = np.random.default_rng(0)
+  with open(tmp_path / "talks.jsonl", "w") as file:
+    for split in ["train"] * 4 + ["validation"] * 3:
+      turns = [{"role": "user", "content": "Na?"}, {"role": "assistant", "content": "low" * draw.integers(1, 4)}]
+      file.write(json.dumps({"split": split, "messages": turns * int(draw.integers(1, 4))}) + "\n")
+  settings = overrides(home, data__source=str(tmp_path / "talks.jsonl"), train__row_length=256, evaluation__every=1)
+  train(tmp_path / "run", settings | {"train.steps": 1, "train.batch_size": 4, "optimizer.warmup_steps": 0})
+  (seen,) = lines(tmp_path / "run")
+  rows = [json.loads(line) for line in (tmp_path / "talks.jsonl").read_text().splitlines()]
+  for model, split, loss in (
+    (home / "model", "train", seen["loss"]),
+    (tmp_path / "run", "validation", seen["validation/loss"]),
+  ):
+    talks = [row["messages"] for row in rows if row["split"] == split]
+    asked = [talk[:at] for talk in talks for at in range(1, len(talk), 2)]
+    answers = [talk[at]["content"] for talk in talks for at in range(1, len(talk), 2)]
+    assert len(answers) > len(talks)
+    logps = medjax.load(str(model)).logp(asked, answers)
+    assert loss == pytest.approx(-logps.sum() / sum(len(answer) + 1 for answer in answers), rel=1e-4)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
