@@ -133,6 +133,8 @@ class Encoder:
   def _of_conversation(self, item: Conversation) -> list[Draft]:
     """All answers behind the first prompt, with what is between them; or each behind its own prompt."""
     places = [at for at, message in enumerate(item.messages) if at and message["role"] == "assistant"]
+    if not places or not all(item.messages[at]["content"] for at in places):
+      raise UserError(f"row {item.id}: an answer is empty; remove the row or fill it")
     prompts = [self._render(item.messages[:at], True) for at in places]
     answers = [
       self._answered(item.id, item.messages[:at], prompt, item.messages[at]["content"])
@@ -164,30 +166,31 @@ class Encoder:
       )
     rest = full[len(text) :]
     ended = rest.rstrip()
-    if not ended.endswith(self._special_texts):
+    if not self._special_at_end(ended):
       return Part(rest, behind, eos=True)
     # Phi's templates write EOS behind the end of the last turn, where the model has stopped.
     before, found, _ = rest.rpartition(answer.strip()) if answer.strip() else ("", "", rest)
     while True:
       shorter = ended.removesuffix(self._special_at_end(ended)).rstrip()
-      if not shorter.endswith(self._special_texts) or len(shorter) <= len(before + found):
+      if not self._special_at_end(shorter) or len(shorter) <= len(before + found):
         return Part(ended, behind)
       ended = shorter
 
   @functools.cached_property
-  def _special_texts(self) -> tuple[str, ...]:
-    return tuple(self.tokenizer.convert_ids_to_tokens(sorted(self._special)))
+  def _special_texts(self) -> dict[int, set[str]]:
+    """Special tokens by their length, the longest first: some tokenizers have thousands."""
+    texts = sorted(self.tokenizer.convert_ids_to_tokens(sorted(self._special)), key=len, reverse=True)
+    return {length: set(same) for length, same in itertools.groupby(texts, len)}
 
   def _special_at_end(self, text: str) -> str:
     """The special token that a text ends with, the longest that fits; nothing where it ends with none."""
-    return max((special for special in self._special_texts if text.endswith(special)), key=len, default="")
+    return next((text[-length:] for length, same in self._special_texts.items() if text[-length:] in same), "")
 
   def _end_of(self, text: str) -> str:
     """What must be in front of a continuation of this text for a tokenizer to see it as it does in the whole."""
     bare = text.rstrip()
-    if bare.endswith(self._special_texts):  # it may swallow spaces behind it, or have one put there
-      return text[len(bare) - len(self._special_at_end(bare)) :]
-    return self._line
+    special = self._special_at_end(bare)  # it may swallow spaces behind it, or have one put there
+    return text[len(bare) - len(special) :] if special else self._line
 
   @functools.cached_property
   def _takes_system(self) -> bool:

@@ -191,6 +191,12 @@ def test_empty_text_is_refused_with_the_row(prompt, answer):
     chat.Encoder(make_tokenizer()).segments([Example("e1", prompt, answer)])
 
 
+@pytest.mark.parametrize("messages", [(USER, {**NO, "content": ""}, USER, YES), (USER,)])
+def test_a_conversation_that_lacks_an_answer_is_refused_with_the_row(messages):
+  with pytest.raises(UserError, match="row e1: an answer is empty"):
+    chat.Encoder(make_tokenizer()).segments([Conversation("e1", messages)])
+
+
 def test_a_tokenizer_may_know_more_than_the_model_until_a_text_needs_it():
   """As that of Gemma 3 1B, whose last token stands for an image."""
   tokenizer = make_tokenizer()
