@@ -132,13 +132,12 @@ class Encoder:
 
   def _of_conversation(self, item: Conversation) -> list[Draft]:
     """All answers behind the first prompt, with what is between them; or each behind its own prompt."""
-    places = [at for at, message in enumerate(item.messages) if at and message["role"] == "assistant"]
-    if not places or not all(item.messages[at]["content"] for at in places):
+    if not item.answers or not all(item.answers):
       raise UserError(f"row {item.id}: an answer is empty; remove the row or fill it")
-    prompts = [self._render(item.messages[:at], True) for at in places]
+    prompts = [self._render(item.messages[:at], True) for at in item.learnt]
     answers = [
-      self._answered(item.id, item.messages[:at], prompt, item.messages[at]["content"])
-      for at, prompt in zip(places, prompts, strict=True)
+      self._answered(item.id, item.messages[:at], prompt, answer)
+      for at, prompt, answer in zip(item.learnt, prompts, item.answers, strict=True)
     ]
     held = [prompt + answer.text for prompt, answer in zip(prompts, answers, strict=True)]
     pairs = list(zip(held, prompts[1:], answers[1:], strict=False))
@@ -292,9 +291,7 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
     UserError: it is too long and `limits.too_long` is `error`; names the row.
   """
   longest = max(map(len, segments.completions), default=0)
-  answer = longest
-  if segments.weights is not None:
-    answer = max(len(list(run)) if scored else 0 for scored, run in itertools.groupby(segments.weights, bool))
+  answer = max((len(ids) for ids, scored in segments.runs if scored), default=0)
   beside = sum(len(completion) - 1 for completion in segments.completions)
   room = [
     limits.max_prompt or None,

@@ -1,6 +1,7 @@
 """Groups as texts, ahead of the tokenizer: which pieces a completion has, and which of them are learnt."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 from medjax.data.examples import Segments
@@ -39,14 +40,12 @@ def segments_of(draft: Draft, prompt: tuple[int, ...], found: Iterator[tuple[int
   """A draft with its ids: those of its prompt, and of its parts as `found` has them next."""
   completions, weights = [], []
   for completion in draft.completions:
-    ids = []
-    for part in completion:
-      own = (*next(found), eos) if part.eos else next(found)
-      ids += own
-      weights += [draft.weight if part.learnt else 0.0] * len(own)
-    completions.append(tuple(ids))
+    pieces = [(*next(found), eos) if part.eos else next(found) for part in completion]
+    completions.append(tuple(itertools.chain(*pieces)))
+    counts = [draft.weight if part.learnt else 0.0 for part in completion]
+    weights.append(tuple(count for count, ids in zip(counts, pieces, strict=True) for _ in ids))
   if draft.throughout:
     ids = prompt + completions[0]
-    prompt, completions, weights = ids[:1], [ids[1:]], [draft.weight] * (len(ids) - 1)
-  weighted = any(weight != 1.0 for weight in weights)
+    prompt, completions, weights = ids[:1], [ids[1:]], [(draft.weight,) * (len(ids) - 1)]
+  weighted = any(weight != 1.0 for weight in itertools.chain(*weights))
   return Segments(draft.id, prompt, tuple(completions), draft.desirable, tuple(weights) if weighted else None)

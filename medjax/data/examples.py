@@ -1,6 +1,7 @@
 """The typed objects at the edge between data and everything after it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,6 +63,21 @@ class Conversation:
   id: str
   messages: tuple[Message, ...]
 
+  @property
+  def learnt(self) -> tuple[int, ...]:
+    """Places of the messages that are learnt."""
+    return tuple(at for at, message in enumerate(self.messages) if at and message["role"] == "assistant")
+
+  @property
+  def prompt(self) -> tuple[Message, ...]:
+    """What comes before the first answer that is learnt."""
+    return self.messages[: self.learnt[0]]
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """The answers that are learnt."""
+    return tuple(self.messages[at]["content"] for at in self.learnt)
+
 
 @dataclasses.dataclass(frozen=True)
 class PreferencePair:
@@ -112,16 +128,27 @@ class Segments:
     prompt: ids of what comes before the first scored token.
     completions: ids of each completion.
     desirable: that of a judged answer, the first completion; it says nothing of other groups.
-    weights: how much each token of the only completion counts, 0 for one that is not scored; None where all count 1.
-      Groups of several completions (pairs, judged answers, labels) have none: what compares answers knows no weights.
+    weights: how much each token of each completion counts, 0 for one that is not scored; None where all count 1, as
+      they must where answers are compared (pairs, judged answers, labels).
   """
 
   id: str
   prompt: tuple[int, ...]
   completions: tuple[tuple[int, ...], ...]
   desirable: bool = True
-  weights: tuple[float, ...] | None = None
+  weights: tuple[tuple[float, ...], ...] | None = None
 
   def __post_init__(self):
-    if self.weights is not None and [len(self.weights)] != [len(ids) for ids in self.completions]:
-      raise ValueError(f"group {self.id}: weights are of the tokens of one completion")
+    if self.weights is not None and list(map(len, self.weights)) != list(map(len, self.completions)):
+      raise ValueError(f"group {self.id}: a token of its completions has no weight, or a weight no token")
+
+  @property
+  def runs(self) -> list[tuple[tuple[int, ...], bool]]:
+    """The completions in pieces, each of tokens that are scored or of tokens that are not: ids, and which it is."""
+    if self.weights is None:
+      return [(ids, True) for ids in self.completions]
+    pieces = []
+    for ids, weights in zip(self.completions, self.weights, strict=True):
+      for scored, run in itertools.groupby(zip(ids, weights, strict=True), lambda pair: pair[1] != 0):
+        pieces.append((tuple(token for token, _ in run), scored))
+    return pieces

@@ -99,11 +99,10 @@ def examples_from_records(records: Sequence[Record], columns: Mapping[str, str])
     example, name = _example(record, columns), columns.get("messages", "messages")
     if not _holds_messages(record, columns):
       return example
-    messages = _messages(record, name)
-    answers = [message for message in messages[1:] if message["role"] == "assistant"]
-    if not all(message["content"] for message in answers):
+    conversation = Conversation(example.id, _messages(record, name))
+    if not all(conversation.answers):
       raise UserError(f"{record.where}: {name} holds an empty answer; every answer of a conversation is learnt")
-    return Conversation(example.id, messages) if len(answers) > 1 else example
+    return conversation if len(conversation.answers) > 1 else example
 
   return _unique(records, convert)
 

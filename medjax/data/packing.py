@@ -79,21 +79,23 @@ def row_tokens(group: Segments, shared: bool = True) -> int:
 
 
 def _apart(group: Segments) -> list[Segments]:
-  return [dataclasses.replace(group, completions=(completion,)) for completion in group.completions]
+  weights = [None] * len(group.completions) if group.weights is None else [(own,) for own in group.weights]
+  return [
+    dataclasses.replace(group, completions=(completion,), weights=own)
+    for completion, own in zip(group.completions, weights, strict=True)
+  ]
 
 
 def scored_tokens(group: Segments) -> int:
   """Tokens of a group that are scored: those of its completions, without those of weight 0."""
-  if group.weights is not None:
-    return int(np.count_nonzero(group.weights))
-  return sum(map(len, group.completions))
+  return sum(len(ids) for ids, scored in group.runs if scored)
 
 
 def scored_weight(group: Segments) -> float:
   """Sum of the weights of a group's scored tokens, as the float32 values that a batch has."""
-  if group.weights is not None:
-    return float(np.sum(np.asarray(group.weights, np.float32), dtype=np.float64))
-  return float(scored_tokens(group))
+  if group.weights is None:
+    return float(scored_tokens(group))
+  return sum(float(np.sum(np.float32(weights), dtype=np.float64)) for weights in group.weights)
 
 
 def plain_tokens(group: Segments) -> int:
@@ -201,8 +203,9 @@ def fill_rows(
         parts.append((branch, P, inputs))
         sources, targets, weights = [last_prompt, *range(start, start + len(inputs))], completion, 1.0
         if group.weights is not None:
-          kept = np.flatnonzero(group.weights)  # what counts nothing takes no slot
-          sources, targets, weights = (np.asarray(of_token)[kept] for of_token in (sources, targets, group.weights))
+          own = group.weights[branch - 1]
+          kept = np.flatnonzero(own)  # what counts nothing takes no slot
+          sources, targets, weights = (np.asarray(of_token)[kept] for of_token in (sources, targets, own))
         end = scored + len(targets)
         batch.source_index[b, scored:end] = sources
         batch.target_token[b, scored:end] = targets

@@ -85,7 +85,9 @@ def bench(
   mesh.check_divides(described, devices, config.train.microbatch_rows)
   with jax.set_mesh(devices):
     policy = policy_of(config, described, devices)
-    plain_rows = method == "sft" or (method == "dpo" and layout == "plain")
+    plain_rows = (
+      layout == "plain" if method == "dpo" else method == "sft" and all(len(x.completions) == 1 for x in groups)
+    )
     settings = config.model.dtype, config.model.attention, config.model.remat
     graph = policy.graph(described, *settings, plain_rows)
     made = _Bench(config, described, groups, devices, policy, graph)

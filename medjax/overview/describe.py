@@ -142,7 +142,7 @@ def _lengths(encoded: Mapping[str, Sequence[Segments]]) -> dict[str, Any]:
   tokens = {
     "prompt": {split: np.array([len(group.prompt) for group in groups]) for split, groups in encoded.items()},
     "completion": {
-      split: np.array([len(completion) for group in groups for completion in group.completions])
+      split: np.array([len(ids) for group in groups for ids, scored in group.runs if scored])
       for split, groups in encoded.items()
     },
   }

@@ -91,7 +91,12 @@ def reference_logps(
     sharding: where a batch lives.
     described: goes into the key, see `cache_key`.
     advance: told how many groups have just been done.
+
+  Raises:
+    ValueError: a group has weights; answers are compared by plain sums.
   """
+  if any(group.weights is not None for group in groups):
+    raise ValueError("answers that are compared have no weights")
   path = cache_directory() / "reference" / f"{cache_key(params, groups, row_length, described)}.npy"
   if path.exists():
     advance(len(groups))

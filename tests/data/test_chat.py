@@ -129,29 +129,32 @@ def test_of_a_conversation_the_answers_count_and_nothing_else():
   assert tokenizer.decode(group.prompt).endswith(f"{USER['content']}<|end|>\n<|start|>assistant\n")
   between = f"\n<|start|>user\n{USER['content']}<|end|>\n<|start|>assistant\n"
   assert tokenizer.decode(group.completions[0]) == f"No<|end|>{between}Yes<|end|>"
-  assert group.weights == (1.0,) * 3 + (0.0,) * len(tokenizer(between).input_ids) + (1.0,) * 4
+  assert group.weights == ((1.0,) * 3 + (0.0,) * len(tokenizer(between).input_ids) + (1.0,) * 4,)
 
 
 def test_an_answer_that_nothing_asks_for_is_read_and_not_learnt():
   tokenizer = make_tokenizer()
   (group,) = chat.Encoder(tokenizer).segments([Conversation("a", (NO, USER, NO, USER, YES))])
   assert tokenizer.decode(group.prompt).startswith("<|start|>assistant\nNo<|end|>")
-  assert sum(group.weights) == len("No") + len("Yes") + 2
+  assert sum(group.weights[0]) == len("No") + len("Yes") + 2
 
 
 def test_the_weight_of_an_example_is_that_of_its_scored_tokens():
   encoder = chat.Encoder(make_tokenizer())
-  plain, chatted, text = encoder.segments(
-    [Example("a", "Q:", " A", 0.5), Example("b", (USER,), "Yes", 2.0), Example("c", None, "note", 3.0)]
-  )
-  assert (plain.weights, chatted.weights, text.weights) == ((0.5,) * 3, (2.0,) * 4, (3.0,) * 4)
-  assert encoder.segments([Example("a", "Q:", " A", 1.0)])[0].weights is None
+  items = [
+    Example("a", "Q:", " A", weight=0.5),
+    Example("b", (USER,), "Yes", ("No",), 2.0),
+    Example("c", None, "note", weight=3.0),
+    Example("d", "Q:", " A", weight=1.0),
+  ]
+  weights = [group.weights for group in encoder.segments(items)]
+  assert weights == [((0.5,) * 3,), ((2.0,) * 4, (2.0,) * 3), ((3.0,) * 4,), None]
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_is_none_is_refused_with_the_row(weight):
   with pytest.raises(UserError, match="row e1: its weight is .*; weights must be above 0"):
-    chat.Encoder(make_tokenizer()).segments([Example("e1", "a", "b", weight)])
+    chat.Encoder(make_tokenizer()).segments([Example("e1", "a", "b", weight=weight)])
 
 
 def test_a_template_that_prints_the_date_prints_the_same_one_every_day():
@@ -252,9 +255,8 @@ def test_cut_shortens_prompts_behind_bos_and_never_answers(limits, prompt, what)
     assert kept == dataclasses.replace(GROUP, prompt=prompt)
 
 
-TALK = Segments(
-  "t", (9, 1, 2, 3, 4, 5), ((11, 12, 21, 22, 23, 13, 14, 15),), weights=(1.0,) * 2 + (0.0,) * 3 + (1.0,) * 3
-)
+ANSWERS = ((1.0,) * 2 + (0.0,) * 3 + (1.0,) * 3,)
+TALK = Segments("t", (9, 1, 2, 3, 4, 5), ((11, 12, 21, 22, 23, 13, 14, 15),), weights=ANSWERS)
 
 
 @pytest.mark.parametrize(

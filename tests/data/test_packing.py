@@ -122,8 +122,8 @@ def test_row_of_two_groups():
 
 def test_what_counts_nothing_takes_no_slot():
   """A conversation of two answers beside an example of a heavier class."""
-  talk = Segments("a", (7, 8), ((1, 2, 3, 4, 5),), weights=(1.0, 1.0, 0.0, 0.0, 1.0))
-  heavy = Segments("b", (5,), ((6, 7),), weights=(2.5, 2.5))
+  talk = Segments("a", (7, 8), ((1, 2, 3, 4, 5),), weights=((1.0, 1.0, 0.0, 0.0, 1.0),))
+  heavy = Segments("b", (5,), ((6, 7),), weights=((2.5, 2.5),))
   assert [packing.scored_tokens(group) for group in (talk, heavy)] == [3, 2]
   assert [packing.scored_weight(group) for group in (talk, heavy)] == [3.0, 5.0]
   assert [packing.plain_tokens(group) for group in (talk, heavy)] == [7, 3], (
@@ -142,7 +142,7 @@ def test_what_counts_nothing_takes_no_slot():
 @given(members=packed.groups(1, most=12), data=st.data())
 def test_weights_choose_among_the_scored_positions(members, data):
   weights = [data.draw(st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=n, max_size=n)) for n in lengths(members)]
-  weighted = [dataclasses.replace(each, weights=tuple(own)) for each, own in zip(members, weights, strict=True)]
+  weighted = [dataclasses.replace(each, weights=(tuple(own),)) for each, own in zip(members, weights, strict=True)]
   assignment = packing.assign_rows(weighted, 64)
   shape = packing.shape_of(members, assignment)
   assert packing.shape_of(weighted, assignment).scored <= shape.scored
@@ -163,11 +163,16 @@ def lengths(members):
   return [len(group.completions[0]) for group in members]
 
 
-def test_answers_that_are_compared_have_no_weights():
-  with pytest.raises(ValueError, match="group a: weights are of the tokens of one completion"):
-    Segments("a", (1,), ((2,), (3,)), weights=(1.0, 1.0))
-  with pytest.raises(ValueError, match="group a"):
-    Segments("a", (1,), ((2, 3),), weights=(1.0,))
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_completion_has_weights_of_its_own(shared):
+  group = Segments("a", (7, 8), ((1, 2), (3, 4, 5)), weights=((0.5, 0.5), (2.0, 0.0, 2.0)))
+  batch = packing.fill_rows([group], [0], [[0]], packing.RowShape(10, 6, 2), 1, shared)
+  assert batch.target_token.tolist() == [[1, 2, 3, 5, 0, 0]]
+  assert batch.sequence_id.tolist() == [[0, 0, 1, 1, 0, 0]]
+  assert batch.weight.tolist() == [[0.5, 0.5, 2.0, 2.0, 0.0, 0.0]]
+  assert (packing.scored_tokens(group), packing.scored_weight(group), packing.plain_tokens(group)) == (4, 5.0, 9)
+  with pytest.raises(ValueError, match="group a: a token of its completions has no weight"):
+    dataclasses.replace(group, weights=((0.5, 0.5),))
 
 
 @pytest.mark.parametrize(

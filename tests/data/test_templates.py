@@ -39,10 +39,8 @@ def item(messages):
 
 def scored(segments):
   """The runs of scored tokens of a group."""
-  (completion,) = segments.completions
-  weights = segments.weights or [1.0] * len(completion)
-  runs = itertools.groupby(zip(completion, weights, strict=True), key=lambda pair: pair[1])
-  return [[token for token, _ in run] for weight, run in runs if weight]
+  assert len(segments.completions) == 1
+  return [ids for ids, learnt in segments.runs if learnt]
 
 
 def as_printed(family, messages):
@@ -72,12 +70,12 @@ def check(family, messages):
   else:
     assert [group.id for group in groups] == [f"a/turn-{number}" for number in range(1, len(answers) + 1)]
   places = [at for at, message in enumerate(printed) if message["role"] == "assistant"]
-  starts = [
-    list(group.prompt) + list(group.completions[0][:start])
-    for group in groups
-    for start in range(len(group.completions[0]))
-    if (weights := (0.0, *(group.weights or [1.0] * len(group.completions[0]))))[start] < weights[start + 1]
-  ]
+  starts = []
+  for group in groups:
+    before = list(group.prompt)
+    for ids, learnt in group.runs:
+      starts += [list(before)] if learnt else []
+      before += ids
   asked = [family.rendered(printed[:at], True)()["input_ids"] for at in places]
   assert starts == asked, "what precedes an answer is what the model sees when it is to answer"
   assert [

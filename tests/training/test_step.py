@@ -66,19 +66,18 @@ def test_weighted_microbatches_equal_one_big_batch(scale):
   """sum(w nll) / sum(w), also where the weights of a step sum to less than 1."""
   _, params = packed.decoder()
   draw = np.random.default_rng(5)
-  members = [
-    dataclasses.replace(
-      group, weights=tuple(scale * draw.choice([0.0, 0.5, 1.0, 3.0], len(group.completions[0]) - 1)) + (scale,)
-    )
-    for group in packed.random_groups(7, 1, seed=2)
-  ]
+  members = []
+  for group in packed.random_groups(7, 1, seed=2):
+    weights = draw.choice([0.0, 0.5, 1.0, 3.0], len(group.completions[0]))
+    weights[-1] = 1.0
+    members.append(dataclasses.replace(group, weights=(tuple(scale * weights),)))
   rows = packed.one_by_one(members, rows=8)
   sums = rows.weight.sum(1)
   assert len(set(sums.tolist())) > 3 and (sums.sum() < 1) == (scale < 1)
   tokens_BT, mask_BT, scored_BT = packed.plain_arrays(packed.separate(members), rows=8)
   weight_BT = np.zeros(scored_BT.shape, np.float32)
   for row, group in enumerate(members):
-    weight_BT[row, scored_BT[row] > 0] = group.weights
+    weight_BT[row, scored_BT[row] > 0] = group.weights[0]
 
   def textbook(params):
     graph, _ = packed.decoder()
