@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from medjax import files
+from medjax import files, privacy
 from medjax.config_checks import PAIRS
 from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Row
 from medjax.data.judged import answers_of_pairs, with_unrelated
@@ -126,7 +126,7 @@ def judged_from_records(records: Sequence[Record], columns: Mapping[str, str]) -
       raise UserError(f"{record.where}: a text has no prompt; answers are judged given a prompt")
     desirable = _JUDGEMENTS.get(str(label).strip().casefold())
     if desirable is None:
-      raise UserError(f"{record.where}: {name} is {label!r}; it must be true or false, or 1 or 0")
+      raise UserError(f"{record.where}: {name} must be true or false, or 1 or 0{privacy.shown(label)}")
     return JudgedAnswer(example.id, example.prompt, example.completion, desirable)
 
   return _unique(records, convert)
@@ -239,7 +239,8 @@ def _messages(record: Record, name: str) -> tuple[Message, ...]:
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
       raise UserError(f'{record.where}: {name} must hold messages such as {{"role": "user", "content": TEXT}}')
     if message.get("role") not in ("system", "user", "assistant"):
-      raise UserError(f"{record.where}: {name} has role {message.get('role')!r}, not system, user or assistant")
+      role = privacy.shown(message.get("role"))
+      raise UserError(f"{record.where}: {name} has a role that is not system, user or assistant{role}")
   return tuple({"role": message["role"], "content": message["content"]} for message in value)
 
 

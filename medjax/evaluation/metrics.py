@@ -55,7 +55,7 @@ def encode(references: Sequence[str], predictions: Sequence[str], target: Target
   for index, label in enumerate(references):
     if label not in codes:
       raise UserError(
-        f"reference {label!r} of item {index} is not one of {', '.join(target.labels)}; correct the row or the task"
+        f"the reference of item {index} is not one of {', '.join(target.labels)}; correct the row or the task"
       )
   return (
     np.array([codes[label] for label in references]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medjax import privacy
 from medjax.data.examples import Example, Message, PreferencePair, Row
 from medjax.errors import UserError
 
@@ -210,7 +211,8 @@ class Task:
           raise UserError(f"row {row.id}: {name} is empty; give the reference text")
       elif label not in target.labels:
         raise UserError(
-          f"row {row.id}: {name} is {label!r}, not one of {', '.join(target.labels)}; correct the row or the task"
+          f"row {row.id}: {name} is not one of {', '.join(target.labels)}; correct the row or the task"
+          f"{privacy.shown(label)}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from medjax.errors import UserError
-from medjax.tasks import shown, summarization
+from medjax.tasks import perturbations, shown, summarization
 from medjax.tasks.clinical_reasoning import plain, said_last
 from medjax.tasks.kind import Getter, Prompt, UnknownLabel, listed, spelled, wrong_labels
 from medjax.tasks.task import Generation, Rejection, Target, Task, TextTarget
@@ -206,15 +206,21 @@ class Summarization(Prompt):
         raise UserError(f"{self.summary} is empty; give the reference, or remove the row")
       return {"summary": text}
 
+    render = self.renderer()
+
+    def rejections(labels: Mapping[str, str], fields: Mapping, rng: np.random.Generator) -> list[Rejection]:
+      wrong = perturbations.perturbations(labels["summary"], rng, render(fields))
+      return [({"summary": text}, how) for text, how in wrong]
+
     facts = summarization.facts if self.facts else None
     return Task(
       name=self.name or self.kind,
       description=self.description or "summarization from your data",
       targets={"summary": TextTarget(facts, self.primary or ("fact_f1" if facts else "rougeL"))},
       instruction=self.instruction or "Summarize the text for the clinical record.",
-      render=self.renderer(),
+      render=render,
       answer="{summary}",
-      rejections=summarization.rejections,
+      rejections=rejections,
       generation=Generation(self.max_new_tokens, summarization.read),
       label_columns=(self.summary,),
       after=listed(self.after, "after"),

@@ -95,9 +95,9 @@ def test_answers_of_one_kind_are_warned_of(caplog):
 @pytest.mark.parametrize(
   ("rows", "message"),
   [
-    ([row("Q1", " a", True), row("Q2", " b", "good")], "line 2: label is 'good'; it must be true or false, or 1 or 0"),
-    ([row("Q1", " a", None)], "line 1: label is None; it must be"),
-    ([row("Q1", " a", 0.5)], "line 1: label is 0.5; it must be"),
+    ([row("Q1", " a", True), row("Q2", " b", "good")], "line 2: label must be true or false, or 1 or 0"),
+    ([row("Q1", " a", None)], "line 1: label must be"),
+    ([row("Q1", " a", 0.5)], "line 1: label must be"),
     ([{"prompt": "Q1", "completion": " a"}], "line 1: no column 'label'"),
     ([{"prompt": "Q1", "label": True}], "line 1: no column 'completion'"),
     ([{"text": "A note.", "label": True}], "line 1: a text has no prompt"),

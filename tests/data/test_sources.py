@@ -239,7 +239,7 @@ def test_columns_rename_what_the_source_calls_otherwise(tmp_path):
     ([{"prompt": "Q", "completion": 3}], {}, "line 1: completion is a int; it must be text"),
     ([{"prompt": "Q", "completion": ""}], {}, "line 1: completion is empty"),
     ([{"messages": [ASK]}], {}, "line 1: the last message of messages must be an assistant's"),
-    ([{"messages": [{"role": "doctor", "content": "x"}]}], {}, "line 1: messages has role 'doctor'"),
+    ([{"messages": [{"role": "doctor", "content": "x"}]}], {}, "line 1: messages has a role that is not system"),
     ([{"messages": [ASK, say(""), ASK, say("A")]}], {}, "line 1: messages holds an empty answer; every answer"),
     ([{"messages": ["x"]}], {}, "line 1: messages must hold messages such as"),
     ([{"prompt": "Q", "completion": [say("a"), say("b")]}], {}, "completion holds 2 messages"),

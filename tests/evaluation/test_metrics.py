@@ -149,7 +149,7 @@ def test_calibration_refuses_what_is_no_distribution(probabilities, message):
   [
     (["red"], ["red", "green"], COLOURS, "1 references but 2 predictions"),
     ([], [], COLOURS, "no items"),
-    (["red", "pink"], ["red", "red"], COLOURS, "'pink' of item 1"),
+    (["red", "pink"], ["red", "red"], COLOURS, "reference of item 1 is not one of red"),
     (["a"], ["a"], Target(("a", UNPARSEABLE)), "rename"),
   ],
 )

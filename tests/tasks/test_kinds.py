@@ -198,6 +198,9 @@ def test_a_summary_needs_no_facts_and_is_judged_by_them_where_there_are_some(tmp
   rows = [{"d": f"talk {i}", "s": f"Summary {i}. End.", "must": {"n": [str(i)]}} for i in range(20)]
   plain = tasks.of(config_of(tmp_path, rows, "summarization", {"prompt": "{d}", "summary": "s"}))
   assert plain.targets["summary"].facts is None and plain.targets["summary"].primary == "rougeL"
+  row = every_row(config_of(tmp_path, rows, "summarization", {"prompt": "{d}", "summary": "s"}))[0]
+  wrong = plain.rejections({"summary": "Denies cough. Takes 5 mg."}, row.fields, np.random.default_rng(0))
+  assert {how for _, how in wrong} >= {"omitted_fact", "wrong_dose", "denied_as_present"}
   judged = config_of(tmp_path, rows, "summarization", {"prompt": "{d}", "summary": "s", "facts": True})
   target = tasks.of(judged).targets["summary"]
   assert target.primary == "fact_f1" and target.facts(every_row(judged)[0].fields).must
