@@ -53,7 +53,7 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
   seen: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "source": config.data.source or "the task's own rows"}
   seen |= {"task": task.name if task else "", "method": config.method, "model": config.model.path}
   if config.define.get("public"):
-    seen["notices"] = public.notices(config.define.public, config.define.get("public_test", False))
+    seen["notices"] = _notices(config)
   if task:
     seen["left_out"] = found.left_out
     seen["split_by"] = found.split_by
@@ -81,12 +81,18 @@ def cautions(config, with_identifiers: bool) -> list[str]:
   """What is to be said before training: terms of a public set, its test rows, and what may identify a patient."""
   said = []
   if config.define.get("public"):
-    said += public.notices(config.define.public, config.define.get("public_test", False))
+    said += _notices(config)
   if with_identifiers:
     found = items.training_items(config, tasks.of(config) if config.task else None)
     every = [(item.id, _text_of(item)) for item in (*found["train"], *found["validation"])]
     said += _identifier_warnings(dataclasses.asdict(identifiers(every)))
   return said
+
+
+def _notices(config) -> list[str]:
+  """Terms of the public set that the config names; and a warning where the source is its test set."""
+  is_test = config.define.get("public_test", False) or config.data.source.partition("#")[2].startswith("test")
+  return public.notices(config.define.public, is_test)
 
 
 def _split(task: Task, rows: Sequence[Row]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Tasks that a config defines: what is shown, which labels are read, and what is refused."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -304,25 +306,23 @@ def test_a_cell_that_is_no_label_is_not_shown(tmp_path):
   assert "Jane" not in str(error.value)
 
 
-TASK_FILE = """
-from medjax import tasks
-
-tasks.register(
-  tasks.Task(
-    name="cough",
-    description="is there a cough",
-    targets={"cough": tasks.Target(("no", "yes"))},
-    instruction="Does the patient cough? Reply yes or no.",
-    render=lambda fields: fields["note"],
-    answer="{cough}",
-    rejections=lambda labels, fields, rng: [({"cough": "no" if labels["cough"] == "yes" else "yes"}, "wrong_label")],
-  )
+CODE = re.findall(
+  r"```python\n(.*?)```", (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text(), re.DOTALL
 )
-"""
+
+
+def test_the_five_lines_of_the_docs_are_a_config(tmp_path):
+  scope = {"base_config": schema.base_config}
+  exec(CODE[0], scope)
+  (tmp_path / "notes.csv").write_text("note,diagnosis\n" + "".join(f"n{i},{'ab'[i % 2]}\n" for i in range(20)))
+  config = schema.with_overrides(scope["config"], {"data.source": str(tmp_path / "notes.csv")})
+  schema.validate(config)
+  assert tasks.of(tasks.settled(config)).targets["diagnosis"].labels == ("a", "b")
+  assert len(CODE[0].splitlines()) == 5
 
 
 def test_a_task_of_ones_own_comes_from_a_file(tmp_path):
-  (tmp_path / "cough.py").write_text(TASK_FILE)
+  (tmp_path / "cough.py").write_text(CODE[1])
   rows = [{"note": f"n{i}", "cough": "yes"} for i in range(10)]
   config = config_of(tmp_path, rows, str(tmp_path / "cough.py"), {})
   assert tasks.of(config).name == "cough" and len(every_row(config)) == 10
