@@ -116,6 +116,9 @@ class TextClassification(Prompt):
     )
 
   def _check(self) -> None:
+    if self.missing_labels():
+      column = self.missing_labels()[0].column
+      raise UserError(f"the labels of {column!r} are not listed; medjax.tasks.settled(config) finds them in the data")
     shown_labels = {label.column for label in self.columns} & set(self.input_columns)
     if shown_labels:
       raise UserError(f"config.define shows the label {min(shown_labels)!r} in the prompt; take it out of the prompt")

@@ -54,6 +54,12 @@ def test_the_labels_found_in_the_data_stay_with_the_config_without_the_data(tmp_
   assert tasks.of(saved).render(row.fields) == "Dyspnoea."
 
 
+def test_a_task_whose_labels_nobody_has_looked_for_is_refused(tmp_path):
+  config = config_of(tmp_path, NOTES, "text_classification", {"prompt": "{note}", "labels": "diagnosis"})
+  with pytest.raises(UserError, match="labels of 'diagnosis' are not listed; medjax.tasks.settled"):
+    tasks.of(schema.with_overrides(config, {"define.labels": "diagnosis"}))
+
+
 def test_numbers_as_labels_are_in_the_order_of_numbers(tmp_path):
   rows = [{"note": f"n{i}", "level": [10, 9, 2][i % 3]} for i in range(9)]
   config = config_of(tmp_path, rows, "text_classification", {"prompt": "{note}", "labels": "level"})
