@@ -17,6 +17,7 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _run(arguments: Arguments) -> None:
+  from medjax.config_checks import KINDS
   from medjax.tasks import task as registry
 
   rows = [
@@ -40,6 +41,7 @@ def _run(arguments: Arguments) -> None:
       print(
         textwrap.fill(f"{name} ({target['primary']}): {labels}", 110, initial_indent="  ", subsequent_indent="    ")
       )
+  print(f"Your own columns make a task of one of these kinds by config.define (docs/data.md): {', '.join(KINDS)}")
 
 
 def _target(target: "Target | TextTarget") -> dict:
