@@ -1,9 +1,11 @@
 """What needs no language model: the commonest label, words without their order, first sentences, and bare values.
 
-`python -m medjax.tasks.baselines` prints them for every task with rows of its own, on the test split.
+`python -m medjax.tasks.baselines` prints them for every task with rows of its own, on the test split;
+`python -m medjax.tasks.baselines configs/medqa.py:questions.jsonl` for the tasks of configs.
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +16,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
+from medjax import config as schema
 from medjax.data.examples import Row
+from medjax.data.rows import task_rows
 from medjax.tasks import numeric_classification, panels, triage
+from medjax.tasks.kinds import of, settled
 from medjax.tasks.task import Target, Task, TextTarget, registered
 
 Predictions = dict[str, list[str]]  # target -> one label or text a test row
@@ -157,31 +162,42 @@ _MORE_ROWS = {"triage": lambda: triage.rows("train", max(_SIZES["triage"]))}
 _MORE_METHODS = {"numeric_classification": (decision_tree,), "laboratory_thresholds": (panel_trees,)}
 
 
-def main() -> None:
-  """Prints the numbers of docs/tasks.md."""
+def main(configs: Sequence[str]) -> None:
+  """Prints the numbers of docs/tasks.md: of every task with rows of its own, or of the configs that are named.
+
+  Args:
+    configs: `FILE.py:ARGS`, as `--config` takes them; evaluated on validation where the source has no test rows.
+  """
+  print(f"{'task':28}{'method':14}{'train':>6}{'test':>6}  {'target':15}metrics")
+  for config in configs:
+    settings = settled(schema.load(config))
+    task = of(settings)
+    splits = task_rows(settings, task)
+    _print(task, splits["train"], splits["test"] or splits["validation"])
+  for task in () if configs else registered():
+    if task.load is not None:
+      splits = task.load()
+      _print(task, _MORE_ROWS.get(task.name, lambda: splits["train"])(), splits["test"])  # noqa: B023
+
+
+def _print(task: Task, train: Sequence[Row], test: Sequence[Row]) -> None:
   from medjax.evaluation.metrics import score_texts, summarize_texts  # a room above this one, for the scores of texts
 
-  print(f"{'task':24}{'method':14}{'train':>6}{'test':>6}  {'target':15}metrics")
-  for task in registered():
-    if task.load is None:
-      continue
-    splits = task.load()
-    train, test = _MORE_ROWS.get(task.name, lambda: splits["train"])(), splits["test"]  # noqa: B023
-    for method in (*BASELINES.values(), *_MORE_METHODS.get(task.name, ())):
-      for size in _SIZES.get(task.name, sorted({min(250, len(train)), len(train)})):
-        predictions = method(train[:size], test, task)
-        texts = {name for name in predictions if isinstance(task.targets[name], TextTarget)}
-        found = {
-          name: {"accuracy": accuracy, "macro_f1": f1} if name != "all" else {"accuracy": accuracy}
-          for name, (accuracy, f1) in scores({n: p for n, p in predictions.items() if n not in texts}, test).items()
-        }
-        for name in sorted(texts):
-          summary = summarize_texts(score_texts(task, name, test, predictions[name]), 0)
-          found[name] = {key: value for key, value in summary.items() if key not in ("n", "unparseable")}
-        for name, values in found.items():
-          shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-          print(f"{task.name:24}{method.__name__:14}{size:6}{len(test):6}  {name:15}{shown}")
+  for method in (*BASELINES.values(), *_MORE_METHODS.get(task.name, ())):
+    for size in _SIZES.get(task.name, sorted({min(250, len(train)), len(train)})):
+      predictions = method(train[:size], test, task)
+      texts = {name for name in predictions if isinstance(task.targets[name], TextTarget)}
+      found = {
+        name: {"accuracy": accuracy, "macro_f1": f1} if name != "all" else {"accuracy": accuracy}
+        for name, (accuracy, f1) in scores({n: p for n, p in predictions.items() if n not in texts}, test).items()
+      }
+      for name in sorted(texts):
+        summary = summarize_texts(score_texts(task, name, test, predictions[name]), 0)
+        found[name] = {key: value for key, value in summary.items() if key not in ("n", "unparseable")}
+      for name, values in found.items():
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+        print(f"{task.name:28}{method.__name__:14}{size:6}{len(test):6}  {name:15}{shown}")
 
 
 if __name__ == "__main__":
-  main()
+  main(sys.argv[1:])
