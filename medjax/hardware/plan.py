@@ -51,12 +51,13 @@ def plan(
     config: a validated run config.
     topology: the machine.
     devices: its devices, of `topologies.compile_devices`.
-    answer, batch: see `plan_program.work_of`.
+    answer: tokens of an answer, see `plan_program.work_of`.
+    batch: examples or pairs of a step; 0: one for each row of a microbatch.
     price: of a chip and hour, in any currency.
 
   Returns:
     One line of output (keys in docs/scaling.md), sizes in bytes of one device. Times are no measurements but a range:
-    from all work overlapping at the peaks that are published, to nothing overlapping at the compiler's own estimates.
+    at its low end all that is sent travels while the device computes, at its high end nothing does.
 
   Raises:
     UserError: what is asked for cannot run on that machine at all. Not fitting its memory is no error.
@@ -125,11 +126,14 @@ def _program(
     "memory": costs.memory_bytes / chip.hbm_bandwidth,
     "interconnect": sent / fast,
   }
-  estimated = costs.product_flops / chip.flops + roofline["memory"]
-  if costs.cycles:
-    estimated = costs.cycles / chip.clock
-  low = max(roofline.values())
-  high = max(low, estimated + attention / (KERNEL_SHARE * chip.flops) + sent / slow)
+  # Work of a device but for attention: the compiler's estimates where it makes some, else all at the peaks, one after
+  # the other or at the same time.
+  one_by_one = at_once = costs.cycles / chip.clock if costs.cycles else 0.0
+  if not costs.cycles:
+    parts = costs.product_flops / chip.flops, roofline["memory"]
+    one_by_one, at_once = sum(parts), max(parts)
+  low = max(at_once + attention / chip.flops, roofline["interconnect"])
+  high = one_by_one + attention / (KERNEL_SHARE * chip.flops) + sent / slow
   tokens = plain_tokens(work.group) * work.batch / topology.chips
   of_device = line["model_flops"] / topology.chips
   return {
@@ -157,13 +161,11 @@ def _grouped(costs: Costs) -> list[dict[str, Any]]:
   ]
 
 
-def _attention_flops(
-  described: ModelConfig, grid: Mesh, work: Work, costs: Costs, attention: str, remat: str
-) -> float:
+def _attention_flops(described: ModelConfig, grid: Mesh, work: Work, costs: Costs, attention: str, remat: str) -> float:
   """FLOPs of a device in attention, which the text of a program does not tell; only visible pairs count.
 
-  A Pallas kernel is counted as often as it runs. What is left to XLA (`xla`) runs over blocks in loops of which the text
-  does not tell the turns: two products forward, again where the block is computed again, and five backward.
+  A Pallas kernel is counted as often as it runs. What is left to XLA (`xla`) runs over blocks in loops whose turns
+  the text does not tell: two products forward, again where the block is computed again, and five backward.
   """
   pairs = flops.visible_in_layers(described, [work.group]) / described.num_layers
   shared = grid.shape["tensor"] * grid.shape["sequence"]
@@ -201,7 +203,9 @@ def train_flags(config: Any, defaults: Any, batch: int) -> str:
   usual = dict(flat(as_dict(defaults)))
   changed = {key: value for key, value in flat(as_dict(config)) if usual.get(key) != value}
   changed["train.batch_size"] = batch
-  settings = [f"--config.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()]
+  settings = [
+    f"--config.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
+  ]
   return " ".join(["medjax train --workdir=RUN", *settings])
 
 
@@ -247,4 +251,3 @@ def _fits(line: dict[str, Any]) -> str:
   if line["fits"]:
     return f"yes: {peak:.2f} of {most:.2f} GiB at the peak, {most - peak:.2f} free"
   return f"no: {peak:.2f} GiB needed, {most:.2f} there, {peak - most:.2f} too many"
-

@@ -162,7 +162,8 @@ def least_bytes(config: Any, described: ModelConfig, devices: Mesh, work: Work) 
   live = config.method == "dpo" and config.preference.reference != "precomputed"
   total = 0.0
   for (path, x), spec in zip(
-    jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(parameter_specs(params, devices), is_leaf=_is_spec),
+    jax.tree_util.tree_leaves_with_path(params),
+    jax.tree.leaves(parameter_specs(params, devices), is_leaf=_is_spec),
     strict=True,
   ):
     size, trained = math.prod(x.shape), lora is None or path[-1].key in ("lora_a", "lora_b")

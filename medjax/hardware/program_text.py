@@ -155,7 +155,9 @@ class Program:
     if added is not None and added.kind == "fusion":  # add(parameter, constant) inside
       inner = self.computations[added.called()]
       ends = next(op for op in inner.values() if op.root)
-      return next(filter(None, (_constant(inner, name) for name in ends.operands)), None) if ends.kind == "add" else None
+      return (
+        next(filter(None, (_constant(inner, name) for name in ends.operands)), None) if ends.kind == "add" else None
+      )
     if added is None or added.kind != "add":
       return None
     return next(filter(None, (value(body, name) for name in added.operands)), None)
