@@ -33,6 +33,9 @@ def _define(values: flags.FlagValues) -> None:
     "search", False, "Try meshes, remat, rows at once and kernels, and print the best.", flag_values=values
   )
   flags.DEFINE_integer("compiles", 12, "Programs that --search may compile, a minute or so each.", flag_values=values)
+  flags.DEFINE_boolean(
+    "quick", False, "Compile in a quarter of the time; estimates of time are then of the peaks.", flag_values=values
+  )
   flags.DEFINE_boolean("json", False, "Print a JSON line (with --search one for each that fits).", flag_values=values)
 
 
@@ -68,7 +71,7 @@ def _run(arguments: Arguments) -> None:
   from medjax.hardware import plan, plan_search
 
   if not values.search:
-    line = plan.plan(config, topology, devices, values.answer, batch, values.price)
+    line = plan.plan(config, topology, devices, values.answer, batch, values.price, values.quick)
     print(json.dumps(line) if values.json else plan.table(line))
     if not values.json and line["fits"]:
       print(f"{'train it':<18}{plan.train_flags(config, base_config(), line['batch'])}")
@@ -81,7 +84,7 @@ def _run(arguments: Arguments) -> None:
   if not values.json:
     print(plan_search.table([]))
   found = plan_search.search(
-    *(config, topology, devices, values.answer, batch, values.price, values.compiles),
+    *(config, topology, devices, values.answer, batch, values.price, values.compiles, values.quick),
     tell=tell,
   )
   if values.json:

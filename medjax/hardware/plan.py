@@ -44,6 +44,7 @@ def plan(
   answer: int = 0,
   batch: int = 0,
   price: float = 0.0,
+  quick: bool = False,
 ) -> dict[str, Any]:
   """Compiles the train step of a config for a machine.
 
@@ -54,6 +55,8 @@ def plan(
     answer: tokens of an answer, see `plan_program.work_of`.
     batch: examples or pairs of a step; 0: one for each row of a microbatch.
     price: of a chip and hour, in any currency.
+    quick: whether to compile in less time. Memory and what is sent stay as they are, but the compiler's estimates of
+      time would be of another program: times are then those of the peaks.
 
   Returns:
     One line of output (keys in docs/scaling.md), sizes in bytes of one device. Times are no measurements but a range:
@@ -64,7 +67,7 @@ def plan(
   """
   described, grid = describe(config.model.path), mesh.make_mesh(config.mesh.to_dict(), devices)
   work = work_of(config, described, grid, answer, batch)
-  compiled = compile_step(config, described, grid, work)
+  compiled = compile_step(config, described, grid, work, quick)
   chip, arguments = topology.chip, sum(compiled.arguments.values())
   line = {
     "schema_version": 1,
@@ -128,10 +131,10 @@ def _program(
   }
   # Work of a device but for attention: the compiler's estimates where it makes some, else all at the peaks, one after
   # the other or at the same time.
-  one_by_one = at_once = costs.cycles / chip.clock if costs.cycles else 0.0
-  if not costs.cycles:
-    parts = costs.product_flops / chip.flops, roofline["memory"]
-    one_by_one, at_once = sum(parts), max(parts)
+  parts = costs.product_flops / chip.flops, roofline["memory"]
+  if costs.cycles and not compiled.quick:
+    parts = (costs.cycles / chip.clock,)
+  one_by_one, at_once = sum(parts), max(parts)
   low = max(at_once + attention / chip.flops, roofline["interconnect"])
   high = one_by_one + attention / (KERNEL_SHARE * chip.flops) + sent / slow
   tokens = plain_tokens(work.group) * work.batch / topology.chips

@@ -92,6 +92,7 @@ class Compiled:
     attention: the kernel that was chosen.
     stacks: shapes on a device of all weights, trained or not.
     seconds: of tracing and compiling.
+    quick: whether the compiler was hurried.
   """
 
   text: str
@@ -102,10 +103,18 @@ class Compiled:
   attention: str
   stacks: frozenset[tuple[int, ...]]
   seconds: float
+  quick: bool = False
 
 
-def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work) -> Compiled:
+def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work, quick: bool = False) -> Compiled:
   """Compiles the step that `medjax train` would run.
+
+  Args:
+    config: a validated run config.
+    described: the model.
+    devices: the mesh.
+    work: what a step computes.
+    quick: whether the compiler may leave the program slower than it could be, to be done sooner.
 
   Raises:
     UserError: the step cannot be built as configured, such as a kernel that cannot run there.
@@ -135,7 +144,7 @@ def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work)
     graph = build(described, *settings, plain_rows=plain_rows)
     step = jitted_step(graph, objective, *optimizer_settings(config))
     lowered = step.lower(current, frozen, reference, batches, *scalars)
-    text, peak, fits = _compiled(lowered)
+    text, peak, fits = _compiled(lowered, quick)
   sizes = {
     "weights": _bytes(current.params),
     "optimizer": _bytes(current.optimizer),
@@ -144,7 +153,7 @@ def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work)
     "batch": _bytes(batches),
   }
   shapes = frozenset(x.sharding.shard_shape(x.shape) for x in jax.tree.leaves((current.params, frozen)))
-  return Compiled(text, peak, fits, sizes, sizes["weights"], attention, shapes, time.perf_counter() - started)
+  return Compiled(text, peak, fits, sizes, sizes["weights"], attention, shapes, time.perf_counter() - started, quick)
 
 
 def least_bytes(config: Any, described: ModelConfig, devices: Mesh, work: Work) -> float | None:
@@ -182,10 +191,10 @@ def _is_spec(x: Any) -> bool:
   return isinstance(x, P)
 
 
-def _compiled(lowered) -> tuple[str, int, bool]:
+def _compiled(lowered, quick: bool) -> tuple[str, int, bool]:
   """(program, peak bytes, whether it fits)."""
   try:
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0} if quick else None)
   except jax.errors.JaxRuntimeError as error:
     found = re.search(r"\(([\d.]+)([KMGT])\)\s+exceeds available HBM", " ".join(str(error).split()))
     if not found:

@@ -55,6 +55,7 @@ def search(
   batch: int = 0,
   price: float = 0.0,
   compiles: int = 12,
+  quick: bool = False,
   tell: Callable[[Candidate], None] = lambda candidate: None,
 ) -> list[Candidate]:
   """Tries settings of a config.
@@ -67,6 +68,7 @@ def search(
     batch: examples or pairs of a step, the same for all; 0: four for each chip.
     price: of a chip and hour.
     compiles: how many programs may be compiled.
+    quick: see `plan`.
     tell: called with each candidate as it is known.
 
   Returns:
@@ -91,7 +93,7 @@ def search(
       if key in tried:
         continue
       try:
-        line = plan(changed, topology, devices, answer, batch, price)
+        line = plan(changed, topology, devices, answer, batch, price, quick)
       except (UserError, RunError) as error:
         logging.info("search: %s %s cannot run: %s", kind, changes, error)
         continue

@@ -252,13 +252,13 @@ def _parameter(computation: Computation, name: str) -> int | None:
 
 def product_flops(op: Op, computation: Computation) -> int:
   """FLOPs of a `dot` or `convolution`, a multiply and an add being two; products with padding do not count."""
+  if op.kind not in ("dot", "convolution"):
+    return 0
   out = op.arrays[0].shape
   if op.kind == "dot":
     left = computation[op.operands[0]].arrays[0].shape
     axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.rest)[1]
     return 2 * math.prod(out) * math.prod(left[int(axis)] for axis in axes.split(",") if axis)
-  if op.kind != "convolution":
-    return 0
   left, right = (computation[name].arrays[0].shape for name in op.operands[:2])
   in_labels, kernel_labels, out_labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest).groups()
   window = re.search(r"window=\{([^}]*)\}", op.rest)

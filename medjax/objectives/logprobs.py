@@ -35,7 +35,7 @@ def token_logps(
 
   Args:
     hidden_BTD: final hidden states, in the compute dtype.
-    head_VD: vocabulary projection; cast to the compute dtype.
+    head_VD: vocabulary projection, as it is stored; a chunk is cast to the compute dtype where it is used.
     source_index_BS: where in its own row the hidden state of a scored token is.
     target_token_BS: the scored token.
     chunk: vocabulary entries projected at a time.
@@ -48,7 +48,7 @@ def token_logps(
   chunks = _Chunks.of(head_VD.shape[0], chunk)
   # Rows and slots as one axis: the gradient of the head then sums over one axis, which no backend needs a copy for.
   hidden_PD = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
-  logps_P = _target_logps(hidden_PD, head_VD.astype(hidden_BTD.dtype), target_token_BS.reshape(-1), chunks, softcap)
+  logps_P = _target_logps(hidden_PD, head_VD, target_token_BS.reshape(-1), chunks, softcap)
   return logps_P.reshape(target_token_BS.shape)
 
 
@@ -95,12 +95,12 @@ class _Chunks(NamedTuple):
     entry_NW = V // self.pieces * jnp.arange(self.pieces)[:, None] + in_piece_W[None, :]
     return entry_NW.reshape(-1), jnp.tile(in_piece_W >= index * self.width, self.pieces)
 
-  def take(self, head_VD, index):
-    """[W, D], a chunk where it is used."""
+  def take(self, head_VD, index, dtype):
+    """[W, D], a chunk where it is used, in the compute dtype."""
     V, D = head_VD.shape
     head_NVD = head_VD.reshape(self.pieces, V // self.pieces, D)
     head_NWD = jax.lax.dynamic_slice_in_dim(head_NVD, self.start(index, V), self.width, axis=1)
-    return gather(head_NWD.reshape(-1, D), "VD", head_VD.dtype)
+    return gather(head_NWD.reshape(-1, D), "VD", dtype)
 
   def put(self, gradient_VD, found_WD, index):
     """Writes the gradient of a chunk; what an earlier chunk has had stays."""
@@ -132,7 +132,7 @@ def _forward(hidden_PD, head_VD, target_P, chunks, softcap):
   def add_chunk(index, carry):
     top_P, total_P, target_logit_P = carry
     entry_W, new_W = chunks.slots(index, V)
-    logits_PW = _logits(hidden_PD, chunks.take(head_VD, index), new_W, softcap)
+    logits_PW = _logits(hidden_PD, chunks.take(head_VD, index, hidden_PD.dtype), new_W, softcap)
     new_top_P = jnp.maximum(top_P, logits_PW.max(axis=-1))
     total_P = total_P * jnp.exp(top_P - new_top_P) + jnp.exp(logits_PW - new_top_P[:, None]).sum(axis=-1)
     here_PW = (target_P[:, None] == entry_W[None, :]) & new_W[None, :]
@@ -152,7 +152,7 @@ def _backward(chunks, softcap, residuals, gradient_P):
   def add_chunk(index, carry):
     hidden_gradient_PD, head_gradient_VD = carry
     entry_W, new_W = chunks.slots(index, V)
-    head_WD = chunks.take(head_VD, index)
+    head_WD = chunks.take(head_VD, index, dtype)
     logits_PW = _logits(hidden_PD, head_WD, new_W, softcap)
     probability_PW = jnp.exp(logits_PW - logsumexp_P[:, None])
     logit_gradient_PW = gradient_P[:, None] * ((target_P[:, None] == entry_W[None, :]) - probability_PW)
