@@ -124,20 +124,26 @@ def members_of(text: str, devices: int) -> tuple[int, ...]:
       found.append(after)
     return tuple(sorted(found))
   ids = np.arange(devices)
-  named = re.search(r"replica_groups=mesh\[([^\]]*)\](?: device_ids=\[([\d,]*)\])? *\{([^}]*)\}", text)
+  named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([\d,]*\))?)\))? *\{([^}]*)\}", text)
   if named:
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
-    ids = np.array([int(x) for x in named[2].split(",")]) if named[2] else ids
     within = re.findall(r"'([^']+)'", named[3])
-    grid = ids.reshape([int(size) for size in sizes.values()])
+    grid = _ordered(ids, named[2] or "").reshape([int(size) for size in sizes.values()])
     return tuple(sorted(grid[tuple(slice(None) if axis in within else 0 for axis in sizes)].reshape(-1).tolist()))
-  iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+  iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text)
   if iota:
-    ids = ids.reshape([int(x) for x in iota[3].split(",")])
-    ids = ids.transpose([int(x) for x in iota[4].split(",")]) if iota[4] else ids
-    return tuple(sorted(ids.reshape(-1)[: int(iota[2])].tolist()))
+    return tuple(sorted(_ordered(ids, iota[3])[: int(iota[2])].tolist()))
   listed = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
   return tuple(sorted(int(x) for x in listed[1].split(","))) if listed else tuple(range(devices))
+
+
+def _ordered(ids: np.ndarray, order: str) -> np.ndarray:
+  """Device ids in an order given as sizes, and how the axes of that size change places (`[16,16]T(1,0)`)."""
+  found = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", order)
+  if not found:
+    return ids
+  ids = ids.reshape([int(x) for x in found[1].split(",")])
+  return (ids.transpose([int(x) for x in found[2].split(",")]) if found[2] else ids).reshape(-1)
 
 
 def axes_of(members: Sequence[int], mesh: dict[str, int]) -> list[str]:

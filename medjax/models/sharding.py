@@ -102,6 +102,7 @@ def tokens_are_split() -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def look_up(table_VD: Float[Array, "V D"], tokens_BT: Int[Array, "B T"], dtype: Any) -> Float[Array, "B T D"]:
   """Rows of the embedding in the compute dtype. Rows travel, the table does not; its gradient is summed in float32."""
+  tokens_BT = _constrain(tokens_BT, "BT", _LOOKED_UP_AXES)  # else, with `data` and `fsdp` both, the table travels
   rows_BTD = _constrain(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), "BTD", _LOOKED_UP_AXES)
   return constrain(rows_BTD, "BTD")
 
@@ -112,8 +113,10 @@ def _look_up_forward(table_VD, tokens_BT, dtype):
 
 def _look_up_backward(dtype, residuals, gradient_BTD):
   table_VD, tokens_BT = residuals
+  tokens_BT = _constrain(tokens_BT, "BT", _LOOKED_UP_AXES)
   gradient_BTD = _constrain(gradient_BTD, "BTD", _LOOKED_UP_AXES).astype(jnp.float32)
-  table_gradient_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(gradient_BTD)
+  empty_VD = send_home(jnp.zeros(table_VD.shape, jnp.float32), "VD")
+  table_gradient_VD = empty_VD.at[tokens_BT].add(gradient_BTD)
   return send_home(table_gradient_VD, "VD").astype(table_VD.dtype), None
 
 

@@ -34,6 +34,7 @@ MESHES = {
   "fsdp": {**ONE, "fsdp": 8},
   "tensor": {**ONE, "data": 2, "tensor": 4},
   "sequence": {**ONE, "data": 2, "sequence": 4},
+  "data_fsdp": {**ONE, "data": 2, "fsdp": 4},
   "fsdp_tensor": {**ONE, "fsdp": 4, "tensor": 2},
 }
 # How many kernels of one layer, or chunks of the head, have this many weights; all are cut over `tensor`.
