@@ -60,7 +60,7 @@ ENTRY %main (p0: bf16[128,64], p1: f32[256,64], p2: bf16[256,64]) -> f32[256,64]
   %while.1 = (u32[]{:T(128)}, bf16[128,64]{1,0}, f32[256,64]{1,0}, u32[]{:T(128)}, bf16[256,64]{1,0}) while(%tuple.1), condition=%condition, body=%body
   ROOT %out = f32[256,64]{1,0} get-tuple-element(%while.1), index=2
 }
-"""
+"""  # noqa: E501
 
 
 def test_a_loop_counts_as_often_as_it_turns():
@@ -118,7 +118,7 @@ ENTRY %main (p0: f32[64,32], p1: f32[8,16,32], p2: s32[]) -> f32[8,16,32] {
   %none = s32[] constant(0)
   ROOT %update = f32[8,16,32]{2,1,0} dynamic-update-slice(%q0, %bitcast.1, %q2, %none, %none)
 }
-"""
+"""  # noqa: E501
 
 
 def test_a_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
@@ -157,7 +157,13 @@ def test_who_exchanges_with_whom(text, members, axes):
   [
     ("16,8", "8,4", "16,4", "dim_labels=bf_io->bf", 2 * 16 * 8 * 4),
     # Heads as positions of a window that is all padding but for one: [16, 8] x [4 heads, 8, 2].
-    ("16,8,1", "4,2,8", "16,4,2", "window={size=4 pad=3_3 rhs_reversal=1}, dim_labels=bf0_0oi->b0f", 2 * 16 * 8 * 4 * 2),
+    (
+      "16,8,1",
+      "4,2,8",
+      "16,4,2",
+      "window={size=4 pad=3_3 rhs_reversal=1}, dim_labels=bf0_0oi->b0f",
+      2 * 16 * 8 * 4 * 2,
+    ),
     # Heads that are summed over: [16, 4 heads, 2] x [4 heads, 2, 8].
     ("4,16,2", "4,2,8", "16,8,1", "window={size=4}, dim_labels=0bf_0io->bf0", 2 * 16 * 4 * 2 * 8),
   ],

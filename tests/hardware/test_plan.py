@@ -1,0 +1,166 @@
+"""`medjax plan` with the TPU's own compiler, on a model so small that it is done in seconds."""
+
+import json
+import math
+
+import pytest
+
+from medjax.cli import main
+from medjax.config import base_config, with_overrides
+from medjax.errors import UserError
+from medjax.hardware import flops, plan, plan_search, topologies
+from medjax.hardware.plan_program import compile_step, work_of
+from medjax.hardware.program_costs import costs_of
+from medjax.hardware.program_text import parse
+from medjax.models.config import ModelConfig
+from medjax.training import mesh
+
+# Half of the head's two chunks, and all kernels but the norms, have sizes of their own.
+LAYERS, WIDTH, FFN, VOCABULARY = 2, 1024, 2048, 16384
+CONFIG = ModelConfig(VOCABULARY, WIDTH, LAYERS, 8, 8, 128, FFN, max_positions=1024)
+HF = {
+  "model_type": "llama",
+  "vocab_size": VOCABULARY,
+  "hidden_size": WIDTH,
+  "num_hidden_layers": LAYERS,
+  "num_attention_heads": 8,
+  "num_key_value_heads": 8,
+  "head_dim": 128,
+  "intermediate_size": FFN,
+  "max_position_embeddings": 1024,
+  "rms_norm_eps": 1e-5,
+  "tie_word_embeddings": False,
+}
+KERNELS = LAYERS * (4 * WIDTH * 1024 + 3 * WIDTH * FFN)
+TABLE = VOCABULARY * WIDTH
+WEIGHTS = KERNELS + 2 * TABLE + (2 * LAYERS + 1) * WIDTH
+
+
+def run(capsys, *argv: str) -> list[dict]:
+  assert main.main(["plan", "--quick", "--json", *argv]) == 0, capsys.readouterr().err
+  return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def model(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(HF))
+  return str(tmp_path)
+
+
+def test_a_plan_of_sft(model, capsys):
+  (line,) = run(capsys, f"--model={model}", "--method=sft", "--topology=v5litepod-4", "--price=1.2")
+  assert (line["topology"], line["chips"], line["batch"], line["sequence"]) == ("v5e:2x2", 4, 4, 1024)
+  assert line["fits"] and line["attention"] == "splash"
+  # Float32 master weights and two moments, cut in four but for the norms.
+  cut = 4 * (KERNELS + 2 * TABLE) // 4 + 4 * (2 * LAYERS + 1) * WIDTH
+  assert line["memory"]["weights"] == line["memory"]["gradients"] == cut
+  assert line["memory"]["optimizer"] == pytest.approx(2 * cut, rel=1e-6)
+  held = sum(line["memory"][kind] for kind in ("weights", "optimizer", "frozen", "reference", "batch", "temporaries"))
+  assert held == line["peak_bytes"]
+  # Each layer keeps more than its input and less than ten times what it makes.
+  stream = 2 * 1024 * WIDTH
+  assert LAYERS * stream < line["memory"]["activations"] < 20 * LAYERS * stream
+  # Forward and backward once, the head's logits once more, and attention's scores again in each of its two kernels.
+  assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
+  assert line["step_seconds"]["low"] >= max(line["roofline"].values()) * 0.999
+  assert line["step_seconds"]["low"] < line["step_seconds"]["high"]
+  assert line["roofline"][line["bound"]] == max(line["roofline"].values())
+  tokens = line["tokens_per_second_per_chip"]
+  assert tokens["low"] * line["step_seconds"]["high"] == pytest.approx(1025)
+  assert line["cost_per_million_tokens"]["low"] == pytest.approx(1.2 / 3600 * 1e6 / tokens["high"])
+  assert 0 < line["mfu"]["low"] < line["mfu"]["high"] < 1
+
+
+def test_a_plan_of_dpo_in_microbatches(model, capsys):
+  argv = f"--model={model}/config.json", "--method=dpo", "--topology=v5e:2x2", "--answer=65", "--batch=12"
+  (line,) = run(capsys, *argv)
+  assert (line["rows"], line["microbatches"], line["attention"]) == (4, 3, "pallas")
+  assert line["memory"]["reference"] == 0
+  # The loop over microbatches counts three times: with it the program does what the pairs need, and sends so, too.
+  assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
+  assert 0.9 < line["collective_bytes"]["sent"] / line["collective_bytes"]["least"] < 1.1
+
+
+def test_a_plan_of_adapters(model, capsys):
+  (line,) = run(capsys, f"--model={model}", "--topology=v5e:2x2", "--config.lora.rank=8", "--config.lora.quantize=int8")
+  assert line["memory"]["optimizer"] < line["memory"]["frozen"] / 10
+  # Kernels in int8 with a float32 scale for 64 of them, tables in bfloat16.
+  assert line["memory"]["frozen"] == pytest.approx((KERNELS * (1 + 4 / 64) + 2 * TABLE * 2) / 4, rel=0.01)
+
+
+def test_what_does_not_fit_is_no_error(capsys):
+  assert main.main(["plan", "--quick", "--model=llama3-8b", "--topology=v5e:2x2"]) == 0
+  shown = capsys.readouterr().out
+  assert "fits              no: " in shown and "15.75 there" in shown and "medjax train" not in shown
+
+
+def test_unknown_machines_and_models(capsys, model):
+  for argv, words in (
+    (("--topology=v9:2x2",), ("v9:2x2", "v5e, v5p")),
+    ((), ("--topology is needed",)),
+    (("--topology=v5e:2x2", "--answer=2000"), ("--answer is 2000", "1024 tokens")),
+    (("--topology=v5e:2x2", "--config.mesh.tensor=3"), ("mesh.tensor=3", "4 devices")),
+    (("--topology=v5e:2x2", "--config.model.attention=cudnn"), ("cudnn", "NVIDIA")),
+  ):
+    assert main.main(["plan", f"--model={model}", *argv]) == 2
+    shown = capsys.readouterr().err
+    assert len(shown.splitlines()) == 1 and all(word in shown for word in words), shown
+
+
+def collectives(method: str):
+  """What devices send in a step of the tiny model over four chips."""
+  config = with_overrides(base_config(), {"method": method, "model.dtype": "bfloat16"})
+  devices = mesh.make_mesh(config.mesh.to_dict(), topologies.compile_devices(topologies.parse("v5e:2x2")))
+  compiled = compile_step(config, CONFIG, devices, work_of(config, CONFIG, devices), quick=True)
+  return costs_of(parse(compiled.text), dict(devices.shape)).collectives
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_no_device_sums_a_whole_gradient(method):
+  found = collectives(method)
+  reduced = [one for one in found if one.kind in ("all-reduce", "reduce-scatter", "collective-permute")]
+  sizes = {WIDTH * 1024, WIDTH * FFN, TABLE, TABLE // 2}
+  for one in reduced:
+    assert one.kind != "all-reduce" or math.prod(one.shape) not in sizes, one
+    assert one.dtype == "f32", one
+  # The head's gradient is reduced a chunk at a time, each chunk once, and goes home with it.
+  of_head = [one for one in reduced if "PW,PD->WD" in one.source or math.prod(one.shape) in (TABLE, TABLE // 2)]
+  assert sum(one.bytes for one in of_head) == pytest.approx(4 * TABLE * 3 / 4, rel=0.02)
+  # Kernels: two gathers in bfloat16 and one reduction in float32; the head as they, the embedding not at all.
+  least = (KERNELS + TABLE) * (2 * 2 + 4) * 3 / 4
+  assert 0.9 * least < sum(one.bytes for one in found) < 1.1 * least
+
+
+def test_a_search_keeps_what_is_fast_and_fits(monkeypatch):
+  config = with_overrides(base_config(), {"model.path": "llama3-8b"})
+  topology = topologies.parse("v5e:4x4")
+
+  def planned(config, topology, devices, answer, batch, price, quick):
+    """Full remat alone fits, more rows are faster, tensor parallelism is slower, splash is refused."""
+    if config.model.attention == "splash":
+      raise UserError("splash cannot run")
+    rate = (config.train.microbatch_rows or 16) / config.mesh.tensor
+    return {
+      "fits": config.model.remat == "full",
+      "peak_bytes": {"full": 1, "products": 2, "none": 3}[config.model.remat],
+      "tokens_per_second_per_chip": {"low": rate, "high": rate},
+      "batch": batch,
+    }
+
+  monkeypatch.setattr(plan_search, "plan", planned)
+  found = plan_search.search(config, topology, [], compiles=20)
+  best = found[0]
+  assert all(candidate.line["fits"] for candidate in found)
+  assert best.settings["model.remat"] == "full" and best.settings["train.microbatch_rows"] == 64
+  assert best.config.mesh.tensor == 1 and best.line["batch"] == 64
+  assert "--config.model.remat=full" in plan.train_flags(best.config, base_config(), 64)
+  assert len(plan_search.search(config, topology, [], compiles=2)) <= 2
+
+
+def test_model_flops_are_those_of_the_groups():
+  config = with_overrides(base_config(), {"method": "dpo"})
+  devices = mesh.make_mesh({"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1})
+  work = work_of(config, CONFIG, devices, answer=65)
+  assert work.group.prompt and [len(answer) for answer in work.group.completions] == [65, 65]
+  assert len(work.group.prompt) + 2 * 64 == work.tokens == 1024
+  assert flops.train_flops(CONFIG, [work.group]) > 0
