@@ -95,8 +95,8 @@ def _collective(kind: str, op: Op, computation: Computation, mesh: dict[str, int
   arrays, members = op.arrays, members_of(op.rest, math.prod(mesh.values()))
   if op.kind == "collective-permute-start":
     arrays = arrays[:1]
-  elif op.kind == "all-gather-start":
-    arrays = arrays[len(arrays) // 2 :]
+  elif op.kind in ("all-gather-start", "reduce-scatter-start", "all-to-all-start"):
+    arrays = arrays[len(arrays) // 2 :]  # behind the operands
   size, n = sum(array.bytes for array in arrays), len(members)
   users = [other for other in computation.values() if op.name in other.operands]
   if kind == "all-reduce" and users and all(user.kind == "dynamic-slice" for user in users):

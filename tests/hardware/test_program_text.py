@@ -176,3 +176,14 @@ def test_products_that_are_written_as_convolutions(left, right, out, rest, flops
 }}
 """
   assert costs_of(parse(text), MESH).product_flops == flops
+
+
+def test_what_an_asynchronous_one_makes_stands_behind_its_operands():
+  text = """ENTRY %main (p0: f32[64,32]) -> f32[16,32] {
+  %p0 = f32[64,32] parameter(0)
+  %start = (f32[64,32], f32[16,32]) reduce-scatter-start(%p0), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %done = f32[16,32] reduce-scatter-done(%start)
+}
+"""
+  (one,) = costs_of(parse(text), MESH).collectives
+  assert (one.kind, one.bytes) == ("reduce-scatter", 64 * 32 * 4 * 3 / 4)
