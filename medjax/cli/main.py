@@ -12,7 +12,10 @@ from medjax import privacy, runtime
 from medjax.cli import verb as verbs
 from medjax.errors import RunError, Stopped, UserError
 
-VERBS = ("tasks", "models", "data", "generate", "train", "eval", "predict", "prefer", "study", "export", "bench", "plan")
+VERBS = (
+  *("tasks", "models", "data", "generate", "train", "eval", "predict", "prefer", "study", "export"),
+  *("bench", "plan"),
+)
 # Exceptions of Python whose message may be a text of the data; other ones' messages are shown.
 _MAY_QUOTE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_STOPPED = 0, 1, 2, 75
