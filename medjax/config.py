@@ -68,6 +68,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.train.batch_size = 8  # examples or pairs of an optimizer step, over all devices
   config.train.row_length = 2048  # most tokens of a packed row
   config.train.microbatch_rows = 0  # rows computed at once, over all devices; 0: one on each device
+  config.train.skip_nonfinite = 0  # steps of NaN or infinite loss or gradient that may be left out, counted; 0: stop
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "adamw"  # adamw | adafactor | lion

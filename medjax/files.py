@@ -1,6 +1,8 @@
 """Files that are whole or absent, and fingerprints of what they hold."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +32,37 @@ def write_aside(path: str | os.PathLike, binary: bool = False, private: bool = F
     os.replace(aside, path)
   finally:
     aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, told: str) -> Iterator[None]:
+  """Holds a lock file while the block runs; the system lets go of it when the process ends, however it ends.
+
+  The lock is `flock`'s. Over NFS it keeps hosts apart from Linux 2.6.12 on, unless mounted with `local_lock`; a file
+  system without locks is used without one.
+
+  Args:
+    path: the file, which stays.
+    told: one line about the holder, for those that come later.
+
+  Raises:
+    BlockingIOError: another process holds it; its `strerror` is what that one has told.
+    OSError: the file cannot be written.
+  """
+  with open(path, "a+", encoding="utf-8") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise BlockingIOError(error.errno, file.read(1000).strip(), str(path)) from None
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        raise
+    file.truncate(0)
+    file.write(told + "\n")
+    file.flush()
+    os.fsync(file.fileno())  # or other hosts would not see it
+    yield
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

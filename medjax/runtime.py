@@ -33,6 +33,11 @@ def quiet() -> None:
   shared.setLevel(logging.INFO)
 
 
+def errors_only() -> None:
+  """Leaves of medjax's own lines on stderr the errors, too: of several processes one speaks."""
+  logging.getLogger("absl").setLevel(logging.ERROR)
+
+
 def keep_compiled_programs() -> None:
   """Turns on JAX's persistent compilation cache, unless `JAX_COMPILATION_CACHE_DIR` already names one."""
   import jax

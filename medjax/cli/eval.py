@@ -6,6 +6,7 @@ import re
 
 from absl import flags
 
+from medjax import processes
 from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
 from medjax.errors import UserError
 
@@ -34,6 +35,8 @@ def _run(arguments: Arguments) -> None:
 
   out = workdir / "eval" / name
   metrics = evaluate(config, values.checkpoint, split, out)
+  if not processes.is_first():
+    return
   if values.json:
     print(json.dumps(metrics, indent=2))
     return
@@ -72,4 +75,5 @@ VERB = Verb(
   _run,
   takes_config=True,
   compiles=True,
+  joins=True,
 )

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 import medjax
-from medjax import privacy, runtime
+from medjax import privacy, processes, runtime
 from medjax.cli import verb as verbs
 from medjax.errors import RunError, Stopped, UserError
 
@@ -41,12 +41,15 @@ def main(argv: Sequence[str]) -> int:
   try:
     _run(argv)
     sys.stdout.flush()
+    processes.leave(EXIT_DONE)
     return EXIT_DONE
   except (Exception, KeyboardInterrupt) as error:
     if debug:
       traceback.print_exc()
     code, line = _verdict(error, debug)
-  print(f"{title}: {' '.join(line.split())}", file=sys.stderr)
+  line = " ".join(line.split())
+  print(f"{title}: {line}", file=sys.stderr)
+  processes.leave(code, line)
   return code
 
 
@@ -90,6 +93,11 @@ def _run(argv: Sequence[str]) -> None:
     return
   privacy.allow(arguments.flags.show_examples)
   runtime.quiet()
+  processes.join(verb.joins and arguments.flags.distributed)
+  if processes.count() > 1 and not verb.joins:
+    raise UserError(f"medjax {name} runs in one process, and this is one of {processes.count()}; start it alone")
+  if not processes.is_first():
+    runtime.errors_only()
   if verb.compiles:
     runtime.keep_compiled_programs()
   verb.run(arguments)

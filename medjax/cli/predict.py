@@ -4,6 +4,7 @@ import pathlib
 
 from absl import flags
 
+from medjax import processes
 from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
 from medjax.errors import UserError
 
@@ -24,7 +25,8 @@ def _run(arguments: Arguments) -> None:
   from medjax.evaluation.evaluate import predict
 
   predict(config, values.checkpoint, pathlib.Path(values.input), pathlib.Path(values.output))
-  print(values.output)
+  if processes.is_first():
+    print(values.output)
 
 
 VERB = Verb(
@@ -34,4 +36,5 @@ VERB = Verb(
   _run,
   takes_config=True,
   compiles=True,
+  joins=True,
 )

@@ -4,6 +4,7 @@ import pathlib
 
 from absl import flags, logging
 
+from medjax import processes
 from medjax.cli.verb import Arguments, Verb, load_config
 from medjax.errors import UserError
 
@@ -39,6 +40,8 @@ def _run(arguments: Arguments) -> None:
     logging.warning("%s", line)
   workdir = pathlib.Path(arguments.flags.workdir)
   result = train(config, workdir)
+  if not processes.is_first():
+    return
   if result.tokens:
     rate = result.tokens / result.seconds
     print(f"step {result.steps}: loss {result.metrics['loss']:.4f}; {result.tokens} tokens at {rate:.0f} tokens/s")
@@ -53,4 +56,5 @@ VERB = Verb(
   _run,
   takes_config=True,
   compiles=True,
+  joins=True,
 )

@@ -27,6 +27,7 @@ class Verb:
     takes_config: whether `--config` and `--config.key=value` belong to it.
     compiles: whether it runs JAX programs worth keeping on disk.
     takes_words: whether words that are no flags, such as names of files, belong to it.
+    joins: whether several processes may run it together, on a mesh that they share.
   """
 
   summary: str
@@ -36,6 +37,7 @@ class Verb:
   takes_config: bool = False
   compiles: bool = False
   takes_words: bool = False
+  joins: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,13 @@ def define_flags(verb: Verb) -> flags.FlagValues:
   """The flags of a verb, with those that every verb has."""
   values = flags.FlagValues()
   verb.define(values)
+  if verb.joins:
+    flags.DEFINE_boolean(
+      "distributed",
+      False,
+      "One of several processes that run this together, which JAX finds on TPU VM, GKE or Slurm.",
+      flag_values=values,
+    )
   flags.DEFINE_boolean("debug", False, "Show the traceback of an error.", flag_values=values)
   flags.DEFINE_boolean(
     "show_examples", False, "Let messages show what stands in the data, which may be of patients.", flag_values=values

@@ -16,7 +16,7 @@ from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
 from medjax.models.layers import soft_capped
-from medjax.models.sharding import BATCH
+from medjax.models.sharding import BATCH, constrain
 from medjax.models.views import Layout
 
 
@@ -100,7 +100,8 @@ def _generate(
 
   unwritten_BN = jnp.full((B, new_tokens), -1, jnp.int32)
   start = Progress(jnp.int32(0), cache, first_BD, unwritten_BN, lengths_B == 0, key)
-  return jax.lax.while_loop(lambda now: (now.step < limit) & ~now.ended_B.all(), body, start).written_BN
+  ended = jax.lax.while_loop(lambda now: (now.step < limit) & ~now.ended_B.all(), body, start)
+  return constrain(ended.written_BN, "--")  # whole in every process
 
 
 def sample(key: Array, logits_BV: Float[Array, "B V"], temperature, top_p) -> Int[Array, "B"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax import files, tasks
+from medjax import files, processes, tasks
 from medjax.data import chat, items
 from medjax.data.examples import Row
 from medjax.data.rows import rows_to_predict, task_rows
@@ -36,7 +36,7 @@ def evaluate(
     checkpoint: a workdir or checkpoint of `medjax train`, or a model as `config.model.path` names one.
     split: `train`, `validation` or `test`.
     out: gets `predictions.jsonl` (`id`, `group`, `prediction`, `reference`, and `probabilities`, or `text` and
-      `scores`) and `metrics.json`.
+      `scores`) and `metrics.json`; of several processes the first writes.
     model: a model that is loaded already, used where it is what `checkpoint` names or is built on.
 
   Returns:
@@ -80,6 +80,8 @@ def evaluate(
       metrics["targets"][name] = summarize([row.labels[name] for row in rows], chosen, target, probabilities)
   if task.separate:
     metrics["together"] = summarize_separate(task, rows, [prediction.labels for prediction in predictions])
+  if not processes.is_first():
+    return metrics
   with files.write_aside(out / "predictions.jsonl", private=True) as file:
     for index, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
       more = {"scores": {name: of_rows[index] for name, of_rows in scores.items()}} if scores else {}
@@ -107,6 +109,8 @@ def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path)
   choosing = _rows_to_choose_on(config, task)
   predictions, _ = _predictions(config, task, [*choosing, *rows], checkpoint, f"predict {task.name}")
   predictions, _ = _decided(task, choosing, predictions)
+  if not processes.is_first():
+    return
   with files.write_aside(output, private=True) as file:
     file.writelines(map(_line, predictions))
 

@@ -1,27 +1,36 @@
-"""Orbax behind one file: the state by step, and beside it what the state belongs to."""
+"""Orbax behind one file: the state by step, and beside it what the state belongs to and digests of its files."""
 
+import asyncio
 import contextlib
+import functools
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from medjax.errors import UserError
+from medjax import processes
+from medjax.errors import RunError, UserError
 from medjax.models.config import config_from_dict
 from medjax.models.decoder import abstract_params
 from medjax.models.lora import LoraConfig, Params, split
+from medjax.training import digests
 from medjax.training.mesh import parameter_shardings
 from medjax.training.state import TrainState
+from medjax.training.telemetry import advancing, progress
 
 DIRECTORY = "checkpoints"
 BEST = "best"  # WORKDIR/best names the checkpoint of the lowest validation loss
+DAMAGED = "damaged"  # WORKDIR/damaged is where damaged checkpoints are moved
+_READ_LATER = ("params", "identity")  # what is read of a checkpoint but to go on with its run
+_SHOWN_BYTES = 2**30  # reading more than that is shown
 
 
 def _loss(metrics: dict[str, float]) -> float:
@@ -30,21 +39,37 @@ def _loss(metrics: dict[str, float]) -> float:
   return loss if math.isfinite(loss) else math.inf
 
 
+class _WithDigests(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A checkpoint that gets its name once digests of its files are in it: it has both or neither."""
+
+  async def finalize(self) -> None:
+    if self.get().parent.name == DIRECTORY:  # the folder of a step, not that of an item in it
+      await asyncio.to_thread(digests.write, pathlib.Path(self.get()))
+    await super().finalize()
+
+
 class Checkpoints:
-  """The checkpoints of a workdir. Saves go on in the background; `close` waits for them.
+  """The checkpoints of a workdir, by all processes together. Saves go on in the background; `close` waits for them.
+
+  Damaged ones are moved to `WORKDIR/damaged`, each with a line that says so, where a good one is left to go on from.
 
   Args:
     workdir: the run's folder; checkpoints are in its `checkpoints/`.
     keep: how many of the last ones stay; beside them stays the one of the lowest validation loss.
+
+  Raises:
+    UserError: there are checkpoints, and all of them are damaged.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int):
+    _set_damaged_aside(workdir)
     best = BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
       preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
       best_fn=_loss,
       best_mode="min",
       cleanup_tmp_directories=True,
+      temporary_path_class=_WithDigests,
     )
     self._manager = ocp.CheckpointManager((workdir / DIRECTORY).absolute(), options=options)
 
@@ -53,7 +78,13 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(
-    self, step: int, state: TrainState, identity: dict[str, Any], finished: bool, metrics: dict[str, float]
+    self,
+    step: int,
+    state: TrainState,
+    identity: dict[str, Any],
+    finished: bool,
+    metrics: dict[str, float],
+    progress: dict[str, Any],
   ) -> None:
     """Copies the state to the host and returns; it is written in the background, after the save before it.
 
@@ -67,16 +98,31 @@ class Checkpoints:
       identity: the JSON-able values that a resumed run must share.
       finished: whether this was the last step.
       metrics: `validation/loss` decides which checkpoint is the best; empty where this step was not validated.
+      progress: the JSON-able values that a resumed run goes on counting from.
+
+    Raises:
+      RunError: this one, or the one before it, cannot be written.
     """
-    items = {"params": ocp.args.StandardSave(state.params), "identity": ocp.args.JsonSave(identity)}
+    items = {
+      "params": ocp.args.StandardSave(state.params),
+      "identity": ocp.args.JsonSave(identity),
+      "progress": ocp.args.JsonSave(progress),
+    }
     if not finished:
       items["optimizer"] = ocp.args.StandardSave({"step": state.step, "state": state.optimizer})
-    with jax.transfer_guard("allow"):
+    with jax.transfer_guard("allow"), self._telling():
       self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics or None)
 
   def identity(self, step: int) -> dict[str, Any]:
     """What `save` was told the checkpoint belongs to."""
-    return self._manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
+    return self._json(step, "identity")
+
+  def progress(self, step: int) -> dict[str, Any]:
+    """What `save` was told of how far the run had come."""
+    return self._json(step, "progress")
+
+  def _json(self, step: int, item: str) -> dict[str, Any]:
+    return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
 
   def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
     """The state at `step`, placed by `shardings`; the checkpoint may come from another mesh."""
@@ -90,9 +136,89 @@ class Checkpoints:
     return TrainState(optimizer["step"], restored["params"], optimizer["state"])
 
   def close(self) -> None:
-    """Waits for saves under way."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for saves under way; RunError where one of them cannot be written."""
+    with self._telling():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _telling(self) -> Iterator[None]:
+    """Turns whatever a save fails with into one line."""
+    try:
+      yield
+    except Exception as error:
+      reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:400]
+      steps = _steps(pathlib.Path(self._manager.directory))
+      whole = f"that of step {steps[-1]} is whole" if steps else "there is no earlier one"
+      raise RunError(
+        f"a checkpoint could not be written ({type(error).__name__}: {reason}); {whole}; make room or see to the "
+        "disk, and run the same command again"
+      ) from error
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  """The steps that a folder of checkpoints has, whole or damaged, ascending."""
+  return sorted(int(path.name) for path in directory.glob("[0-9]*") if _is_step(path))
+
+
+def _is_step(path: pathlib.Path) -> bool:
+  return path.name.isdigit() and ((path / "params").is_dir() or (path / digests.NAME).is_file())
+
+
+def _set_damaged_aside(workdir: pathlib.Path) -> None:
+  """Moves damaged checkpoints out of the way of a run that goes on; see `Checkpoints`.
+
+  The newest good one is read as a whole, the processes share in it; of older ones, which may still be the best, small
+  files and the sizes of large ones are looked at.
+  """
+  directory = workdir / DIRECTORY
+  good, damaged = None, {}
+  for step in reversed(processes.of_first(_steps(directory))):
+    part = (processes.index(), processes.count())
+    found = processes.everyone(_damage_shown(directory / str(step), whole=good is None, part=part))
+    reason = next(filter(None, found), "")
+    if reason:
+      damaged[step] = reason
+    elif good is None:
+      good = step
+  if damaged and good is None:
+    step, reason = max(damaged.items())
+    raise UserError(
+      f"{directory / str(step)} is damaged ({reason}) and no other checkpoint is good; bring the file back from a "
+      f"copy, or move {directory} away to train from the start"
+    )
+  for step, reason in damaged.items():
+    if processes.is_first():
+      home = workdir / DAMAGED
+      home.mkdir(exist_ok=True)
+      aside = next(p for p in (home / f"{step}{'-' * n}{n or ''}" for n in range(10**6)) if not p.exists())
+      (directory / str(step)).rename(aside)
+      logging.warning(
+        "checkpoint %s is damaged (%s) and was moved to %s; step %d is the newest good one",
+        *(directory / str(step), reason, aside, good),
+      )
+  processes.everyone("moved")
+
+
+def _damage_shown(folder: pathlib.Path, items: Sequence[str] = (), **how: Any) -> str:
+  """`digests.damage` behind a progress bar, which counts megabytes and is quiet where there are few."""
+  size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+  if size < _SHOWN_BYTES:
+    return digests.damage(folder, items, **how)
+  with progress(0, f"checking {folder.name}") as bar:
+    advance = advancing(bar)
+    return digests.damage(folder, items, advance=lambda done, total: advance(done >> 20, total >> 20), **how)
+
+
+def _damage(folder: pathlib.Path) -> str:
+  """What is wrong with the parameters of a checkpoint; its files are read again once they have changed."""
+  paths = sorted(path for path in folder.rglob("*") if path.is_file())
+  return _damage_of(folder, tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths))
+
+
+@functools.lru_cache(maxsize=64)
+def _damage_of(folder: pathlib.Path, files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
+  return _damage_shown(folder, _READ_LATER) if files else "it is empty"
 
 
 def is_checkpoint(path: str) -> bool:
@@ -106,26 +232,29 @@ def load_identity(path: str) -> dict[str, Any]:
     return identity
 
 
-def load_params(path: str, mesh: Mesh | None = None) -> tuple[Params, dict[str, Any]]:
-  """What a run trained, float32, and its identity, without the optimizer's state: all parameters, or the adapters.
+def load_params(
+  path: str, mesh: Mesh | None = None, dtype: jax.typing.DTypeLike = jnp.float32
+) -> tuple[Params, dict[str, Any]]:
+  """What a run trained and its identity, without the optimizer's state: all parameters, or the adapters.
 
   Args:
     path: a workdir (its last checkpoint), `WORKDIR/best` (that of the lowest validation loss), its `checkpoints/`
       folder, or one step in there.
     mesh: where to place the parameters, None for the default device.
+    dtype: of the parameters; they are saved in float32.
 
   Raises:
-    UserError: there is no whole checkpoint, or for `best` none with a validation loss.
+    UserError: there is no whole checkpoint, it is damaged, or for `best` none with a validation loss.
   """
   with _opened(path) as (manager, identity):
-    target = abstract_params(config_from_dict(identity["model"]), jnp.float32, lora_of(identity["config"]))
+    target = abstract_params(config_from_dict(identity["model"]), dtype, lora_of(identity["config"]))
     if "base" in identity:
       target = split(target)[1]
     if mesh is not None:
       shardings = parameter_shardings(target, mesh)
     else:
       shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), target)
-    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, shardings)
+    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s), target, shardings)
     params = manager.restore(identity["step"], args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
     return params["params"], identity
 
@@ -150,8 +279,9 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
   return found
 
 
-def _reader(directory: pathlib.Path) -> contextlib.closing[ocp.CheckpointManager]:
-  options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_loss, best_mode="min")
+def _reader(directory: pathlib.Path, best: bool = False) -> contextlib.closing[ocp.CheckpointManager]:
+  ranks = {"best_fn": _loss, "best_mode": "min"} if best else {"lightweight_initialize": True}
+  options = ocp.CheckpointManagerOptions(read_only=True, **ranks)
   return contextlib.closing(ocp.CheckpointManager(directory.absolute(), options=options))
 
 
@@ -162,28 +292,52 @@ def _opened(path: str) -> Iterator[tuple[ocp.CheckpointManager, dict[str, Any]]]
   if located is None:
     raise UserError(f"{path} holds no whole checkpoint; give a workdir of `medjax train` that has one")
   directory, step = located
+  reason = _damage(directory / str(step))
+  if reason:
+    raise UserError(f"{directory / str(step)} is damaged ({reason}); bring the file back from a copy, or name another")
   with _reader(directory) as manager:
     identity = manager.restore(step, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))["identity"]
     yield manager, {**identity, "step": step}
 
 
 def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int] | None:
-  """(checkpoints folder, step) that a path names, see `load_params`; None where there is no checkpoint."""
+  """(checkpoints folder, step) that a path names, see `load_params`; None where there is no checkpoint.
+
+  Where a workdir is named, its newest checkpoint that is not damaged, and a line about those that are.
+
+  Raises:
+    UserError: all checkpoints of a workdir are damaged, or of `best` none has a validation loss.
+  """
   path = pathlib.Path(path)
-  if path.name.isdigit() and (path / "params").is_dir():
+  if _is_step(path):
     return path.parent, int(path.name)
   if path.name == BEST and not path.exists():
     located = locate(path.parent)
     return located and (located[0], _best_step(located[0]))
   for directory in (path / DIRECTORY, path):
-    steps = [int(p.name) for p in directory.glob("[0-9]*") if p.name.isdigit() and (p / "params").is_dir()]
+    steps = _steps(directory)
     if steps:
-      return directory, max(steps)
+      return directory, _newest_good(directory, steps)
   return None
 
 
+def _newest_good(directory: pathlib.Path, steps: Sequence[int]) -> int:
+  for step in reversed(steps):
+    reason = _damage(directory / str(step))
+    if not reason:
+      return step
+    logging.warning("%s is damaged (%s); an older one is looked for", directory / str(step), reason)
+  raise UserError(f"{directory} has damaged checkpoints only ({reason}); bring the file back from a copy")
+
+
 def _best_step(directory: pathlib.Path) -> int:
-  with _reader(directory) as manager:
+  for step in _steps(directory):
+    reason = digests.damage(directory / str(step), ("metrics",))
+    if reason:
+      raise UserError(
+        f"{directory / str(step)} is damaged ({reason}), so which one is the best is not known; name a step"
+      )
+  with _reader(directory, best=True) as manager:
     step = manager.best_step()
   if step is None:
     raise UserError(f"no checkpoint in {directory} has a validation loss; train with evaluation.every, or name a step")

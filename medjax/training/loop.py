@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
-import signal
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,31 +18,31 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from medjax import config as schema
-from medjax import files, tasks
+from medjax import files, processes, tasks
 from medjax.data import chat, items, packing
 from medjax.data.loader import Plan, StepBatch, planned_steps
-from medjax.errors import RunError, Stopped, UserError
+from medjax.errors import Stopped, UserError
 from medjax.models import lora as adapters
 from medjax.models import peft
 from medjax.models.pretrained import Description, load_config_and_tokenizer
 from medjax.objectives import kto, preference
-from medjax.objectives.objective import Objective, objective_of
+from medjax.objectives.objective import objective_of
 from medjax.objectives.scoring import score
 from medjax.training import checkpoints, mesh, reference, state
 from medjax.training.optimizer import learning_rates, make_optimizer, optimizer_settings
 from medjax.training.policy import base_of, initial_policy, is_adapted
+from medjax.training.recorder import Recorder
 from medjax.training.step import jitted_step
+from medjax.training.stopping import StopRequest
 from medjax.training.telemetry import Telemetry, progress
 
-# How far, in nats a sequence, the policy's log-probabilities may be from the reference's where both are one model:
-# they are computed in batches of other shapes.
-STEP_0_TOLERANCE = {"float32": 0.01, "bfloat16": 1.0}
 _FREE_TO_CHANGE = ("checkpoint", "evaluation", "study", "mesh")
+_NAMES = {"data": "data (train and validation rows)", "steps": "number of steps"}  # of an identity's keys
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """What a stage did: steps, real tokens, seconds in the loop, and the metrics of its last step."""
+  """What a stage did: steps, real tokens and seconds in the loop since it began, and the metrics of its last step."""
 
   steps: int
   tokens: int
@@ -66,7 +67,6 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
     raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
 
   # ---- Mesh and model -------------------------------------------------------------------------------------------
-  mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
   mesh.check_divides(described.config, devices, config.train.microbatch_rows)
@@ -84,17 +84,18 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
 
   with jax.set_mesh(devices), contextlib.ExitStack() as closing:
     # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
-    workdir.mkdir(parents=True, exist_ok=True)
-    stop = closing.enter_context(_StopRequest())
+    stop = closing.enter_context(StopRequest())
+    closing.enter_context(_alone_in(workdir))
     saver = closing.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep)))
     identity = _identity(config, described.config, encoder, found, steps)
     start = saver.latest() or 0
-    saved = saver.identity(start) if start else None
+    saved, before = (saver.identity(start), saver.progress(start)) if start else (None, {})
     if start < steps and config.train.init_from:
       identity["init_from"] = _origin(config.train.init_from, identity)
     if start < steps and config.lora.rank:
       identity["base"] = base_of(config)
       _check_adapters(config)
+    processes.check_equal({_NAMES.get(key, key): value for key, value in identity.items()})
     _refuse_other_run(workdir, saved, identity)
     if start == steps:
       logging.info("%s is finished at step %d", workdir, steps)
@@ -106,7 +107,8 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
     if policy.frozen is not None:
       identity["base_weights"] = reference.weights_fingerprint(policy.frozen)
     _refuse_other_run(workdir, saved, identity)
-    files.write_json(workdir / "config.json", schema.as_dict(config))
+    if processes.is_first():
+      files.write_json(workdir / "config.json", schema.as_dict(config))
     stop.end_here(start, steps)
 
     # ---- Reference ------------------------------------------------------------------------------------------------
@@ -135,6 +137,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
     frozen, initial = policy.frozen, policy.trainable
     del policy
     if start:
+      logging.info("going on from step %d of %d, after %.0f s of training", start, steps, before["seconds"])
       del initial
       current = saver.restore(start, abstract, places)
     else:
@@ -154,11 +157,12 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       known,
       here=mesh.rows_here(devices, config.train.microbatch_rows or mesh.batch_multiple(devices)),
     )
-    step_fn = jitted_step(graph, objective, *optimizer_settings(config))
+    most_skipped = config.train.skip_nonfinite
+    step_fn = jitted_step(graph, objective, *optimizer_settings(config), most_skipped > 0)
     rates = jax.device_get(learning_rates(config, steps)(np.arange(steps))).astype(np.float32)
     title = f"{config.method} {config.task}".strip()
     telemetry = closing.enter_context(contextlib.closing(Telemetry(workdir, start, steps, title)))
-    recorder = _Recorder(telemetry, objective, config.model.dtype)
+    recorder = Recorder(telemetry, objective, config.model.dtype, most_skipped, before)
 
     # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
     closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
@@ -175,14 +179,51 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
         whole = current.params if frozen is None else adapters.join(frozen, current.params)
         validated = _validation(graph, whole, validation, objective, known_validation, *scoring)
       pending = (done, metrics, item, {"learning_rate": float(rates[done - 1]), **validated})
-      stopping = stop.requested and done < steps
+      stopping = stop.after_step() and done < steps
       if done == steps or stopping or _is_due(config.checkpoint.every, done):
         recorder.record(*pending)  # a bad step is never saved
         pending = None
-        saver.save(done, current, identity, done == steps, validated)
+        saver.save(done, current, identity, done == steps, validated, _progress(recorder, config.seed))
       if stopping:
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
     return TrainResult(steps, recorder.tokens, recorder.seconds, recorder.last)
+
+
+@contextlib.contextmanager
+def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a workdir, which all processes of this one must see.
+
+  Raises:
+    UserError: another run is there, it cannot be written, or a process sees another folder under that name.
+  """
+  lock, told = workdir / "lock", f"process {os.getpid()} of {socket.gethostname()} since {_now()}"
+  with contextlib.ExitStack() as held:
+    if processes.is_first():
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(files.locked(lock, told))
+      except BlockingIOError as error:
+        raise UserError(
+          f"{workdir} is in use by another run ({error.strerror}); wait, or use another --workdir"
+        ) from None
+      except OSError as error:
+        raise UserError(f"{workdir} cannot be written ({error.strerror}); use another --workdir") from None
+    told = processes.of_first(told)
+    seen = processes.everyone(lock.is_file() and lock.read_text(encoding="utf-8").strip() == told)
+    if not all(seen):
+      raise UserError(
+        f"process {seen.index(False)} does not see what process 0 writes in {workdir}; use a folder that all share"
+      )
+    yield
+
+
+def _progress(recorder: Recorder, seed: int) -> dict[str, Any]:
+  """How far a run has come. What it draws follows from the seed and the step, so that these are all there is to it."""
+  return {**recorder.so_far, "seed": seed, "saved": _now()}
+
+
+def _now() -> str:
+  return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _is_due(every: int, done: int, last: int | None = None) -> bool:
@@ -209,76 +250,6 @@ def _placed(
     yield ready
 
 
-class _Recorder:
-  """Fetches a step's metrics, checks them, and passes them on."""
-
-  def __init__(self, telemetry: Telemetry, objective: Objective, dtype: str):
-    self._telemetry, self._objective, self._dtype = telemetry, objective, dtype
-    self._clock = time.perf_counter()
-    self.tokens, self.seconds, self.last = 0, 0.0, {}
-
-  def record(self, step: int, metrics: Any, item: StepBatch, more: dict[str, float]) -> None:
-    values = {key: float(value) for key, value in jax.device_get(metrics).items()} | more
-    now = time.perf_counter()
-    seconds, self._clock = now - self._clock, now
-    self.tokens, self.seconds = self.tokens + item.tokens, self.seconds + seconds
-    if not np.isfinite([values["loss"], values["grad_norm"]]).all():
-      raise RunError(
-        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; rows {', '.join(item.ids)}; "
-        "lower optimizer.learning_rate or look at these rows"
-      )
-    if step == 1:
-      with jax.transfer_guard("allow"):
-        check_first_step(values, self._objective, self._dtype)
-    values |= {"tokens": item.tokens, "tokens_per_second": item.tokens / seconds, "padded_share": item.padded_share}
-    self.last = values
-    self._telemetry.write(step, values)
-
-
-def check_first_step(values: dict[str, float], objective: Objective, dtype: str) -> None:
-  """Raises RunError where the first step shows no gradient, or that policy and reference are not one model."""
-  if values["grad_norm"] == 0.0:
-    raise RunError("step 1: the gradient is zero; every scored token is certain already, or nothing is scored")
-  expected = preference.loss_at_reference(objective)
-  if expected is None:
-    return
-  nats = STEP_0_TOLERANCE[dtype]
-  tolerance, of_rewards = preference.error_at_reference(objective, nats), objective.beta * nats
-  loss = values["loss"] - (objective.sft_weight * values["nll/chosen"] if objective.sft_weight else 0.0)
-  rewards = max(abs(values["rewards/chosen"]), abs(values["rewards/rejected"]))
-  if abs(loss - expected) > tolerance or rewards > of_rewards:
-    raise RunError(
-      f"step 1: the loss is {loss:.6f} and rewards reach {rewards:.6f}, but a policy that starts as its "
-      f"reference has loss {expected:.6f} and rewards 0 (tolerances {tolerance:g} and {of_rewards:g} in {dtype}); the "
-      "reference log-probabilities are of other weights, texts or dtype"
-    )
-
-
-class _StopRequest:
-  """Notes SIGTERM, so that what runs can end where nothing is lost."""
-
-  def __init__(self):
-    self.requested = False
-    self._previous = None
-
-  def end_here(self, done: int, steps: int) -> None:
-    """Raises Stopped where SIGTERM came and nothing is trained that is not saved."""
-    if self.requested:
-      raise Stopped(f"stopped before step {done + 1} of {steps}; run the same command to go on")
-
-  def _note(self, *_):
-    self.requested = True
-
-  def __enter__(self):
-    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
-      self._previous = signal.signal(signal.SIGTERM, self._note)
-    return self
-
-  def __exit__(self, *_):
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
-
-
 def _check_adapters(config) -> None:
   """Refuses settings of adapters that do not fit the policy's start, and says what a method does not read."""
   if config.method == "dpo" and config.lora.dropout:
@@ -296,6 +267,7 @@ def _check_adapters(config) -> None:
 def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
   """What a run is: where any of it changed, a checkpoint is of another run."""
   settings = {key: value for key, value in schema.as_dict(config).items() if key not in _FREE_TO_CHANGE}
+  del settings["train"]["skip_nonfinite"]  # so that a run that came to its end there can be given more
   return {
     "config": settings,
     "model": dataclasses.asdict(model_config),

@@ -34,12 +34,6 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> Mesh:
   return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def check_one_process() -> None:
-  """Raises UserError where several processes share the devices: files and signals are not theirs to share yet."""
-  if jax.process_count() > 1:
-    raise UserError("this runs in one process; start it without jax.distributed, on the devices of one machine")
-
-
 def check_divides(config: ModelConfig, mesh: Mesh, microbatch_rows: int = 0) -> None:
   """Raises UserError where a dimension of the model or the batch does not divide over its mesh axes.
 

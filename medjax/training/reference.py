@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 import medjax
-from medjax import files
+from medjax import files, processes
 from medjax.data.examples import Segments
 from medjax.models.decoder import Params
 from medjax.objectives.scoring import score
@@ -98,10 +98,12 @@ def reference_logps(
   if any(group.weights is not None for group in groups):
     raise ValueError("answers that are compared have no weights")
   path = cache_directory() / "reference" / f"{cache_key(params, groups, row_length, described)}.npy"
-  if path.exists():
+  if processes.of_first(path.exists()):  # of several processes the first one's cache counts
     advance(len(groups))
-    return np.load(path)
+    shape = len(groups), len(groups[0].completions)
+    return processes.array_of_first(np.load(path) if processes.is_first() else np.zeros(shape, np.float32))
   logps = np.stack(score(graph, params, groups, row_length, rows, sharding, advance))
-  with files.write_aside(path, binary=True) as file:
-    np.save(file, logps)
+  if processes.is_first():
+    with files.write_aside(path, binary=True) as file:
+      np.save(file, logps)
   return logps

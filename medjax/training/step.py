@@ -129,11 +129,13 @@ def jitted_step(
   weight_decay: float,
   name: str = "adamw",
   moments: str = "float32",
+  skip_nonfinite: bool = False,
 ):
   """(state, frozen, reference, batches, used, learning rate, seed) -> (new state, metrics); the state is donated.
 
   `frozen` and `reference` are as in `gradients`, what follows `objective` as in `make_optimizer`; `seed` is that of the
-  adapters' dropout. Cached, so that runs of one process that differ in data, seed or learning rate share a compiled
+  adapters' dropout. With `skip_nonfinite` a step whose loss or gradient is not finite changes nothing but the step's
+  number. Cached, so that runs of one process that differ in data, seed or learning rate share a compiled
   program.
   """
   optimizer = make_optimizer(clip_norm, weight_decay, name, moments)
@@ -144,6 +146,10 @@ def jitted_step(
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    if skip_nonfinite:
+      finite = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
+      kept = state.params, state.optimizer
+      params, optimizer_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (params, optimizer_state), kept)
     new = TrainState(state.step + 1, params, optimizer_state)
     devices = jax.sharding.get_abstract_mesh()
     if not devices.empty:

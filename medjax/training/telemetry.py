@@ -1,44 +1,67 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and a progress bar."""
 
+import contextlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from medjax import files
+from medjax import files, processes
+from medjax.errors import RunError
+
+_FLUSH_SECONDS = 30.0
 
 
 class Telemetry:
   """Writes one object a step to `metrics.jsonl`, the same to TensorBoard, and the newest to the progress bar.
+
+  Of several processes the first writes. What is not finite is left out: JSON has no word for it.
 
   Args:
     workdir: the run's folder.
     start: steps already done; later lines of an earlier attempt are cut away.
     steps: steps of the run.
     title: the progress bar's.
+
+  Raises:
+    RunError: a file cannot be written, here and in the methods.
   """
 
   def __init__(self, workdir: pathlib.Path, start: int, steps: int, title: str):
-    self._path = workdir / "metrics.jsonl"
-    kept = []
-    if self._path.exists():
-      lines = self._path.read_text(encoding="utf-8").splitlines()
-      kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-    with files.write_aside(self._path) as file:
-      file.writelines(line + "\n" for line in kept)
-    self._file = open(self._path, "a", encoding="utf-8")
-    self._board = SummaryWriter(str(workdir), purge_step=start + 1)
-    self._bar = progress(steps, title, start)
+    self._workdir, self._bar = workdir, progress(steps, title, start)
+    self._file = self._board = None
+    if not processes.is_first():
+      return
+    with self._telling():
+      path = workdir / "metrics.jsonl"
+      kept = _lines_until(path, start)
+      with files.write_aside(path) as file:
+        file.writelines(line + "\n" for line in kept)
+      self._file = open(path, "a", encoding="utf-8")
+      # Not the writer of a thread of its own, which waits for ever once the disk is full.
+      self._board = EventsWriter(str(workdir / "events"), f".{os.getpid()}.{start}")
+      self._flushed = time.monotonic()
+      self._board.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Records a step's metrics; `step` counts from 1."""
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
-    self._file.flush()
-    for key, value in values.items():
-      self._board.add_scalar(key, value, step)
+    finite = {key: value for key, value in values.items() if math.isfinite(value)}
+    if self._file:
+      with self._telling():
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+        for key, value in finite.items():
+          self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(key, value)))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+          self._board.flush()
+          self._flushed = time.monotonic()
     shown = {"loss": f"{values['loss']:.4f}"} if "loss" in values else {}
     if "tokens_per_second" in values:
       shown["tokens/s"] = f"{values['tokens_per_second']:.0f}"
@@ -47,9 +70,34 @@ class Telemetry:
 
   def close(self) -> None:
     """Closes files and bar."""
-    self._file.close()
-    self._board.close()
     self._bar.close()
+    with self._telling():
+      if self._file:
+        self._file.close()
+      if self._board:
+        self._board.close()
+
+  @contextlib.contextmanager
+  def _telling(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise RunError(
+        f"metrics cannot be written in {self._workdir} ({error.strerror}); make room, or see to the disk, and run the "
+        "same command again"
+      ) from error
+
+
+def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+  """The lines of a file of metrics up to a step, without what an interrupted attempt has left half written."""
+  if not path.exists():
+    return []
+  kept = []
+  for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      if json.loads(line)["step"] <= step:
+        kept.append(line)
+  return kept
 
 
 def advancing(bar: tqdm) -> Callable[[int, int], None]:
@@ -63,6 +111,10 @@ def advancing(bar: tqdm) -> Callable[[int, int], None]:
 
 
 def progress(total: int, title: str, done: int = 0) -> tqdm:
-  """A progress bar on stderr with time left; silent where stderr is no terminal and MEDJAX_PROGRESS is not set."""
+  """A progress bar on stderr with time left; silent where stderr is no terminal and MEDJAX_PROGRESS is not set.
+
+  Of several processes the first has one.
+  """
   quiet = None if os.environ.get("MEDJAX_PROGRESS") is None else False
+  quiet = quiet if processes.is_first() else True
   return tqdm(total=total, initial=done, desc=title, disable=quiet, dynamic_ncols=True, mininterval=0.5)

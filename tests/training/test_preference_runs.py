@@ -9,7 +9,7 @@ from runs import lines, overrides, train
 from medjax.errors import RunError
 from medjax.objectives.objective import Objective
 from medjax.training import loop
-from medjax.training.loop import check_first_step
+from medjax.training.recorder import check_first_step
 
 
 @pytest.mark.parametrize("reference", ["precomputed", "live"])

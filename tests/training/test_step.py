@@ -15,8 +15,8 @@ from medjax import config as schema
 from medjax.data.packing import Batch
 from medjax.errors import RunError
 from medjax.training import state
-from medjax.training.loop import check_first_step
 from medjax.training.optimizer import learning_rates, make_optimizer
+from medjax.training.recorder import check_first_step
 from medjax.training.step import Objective, gradients, jitted_step, loss_sums
 
 OBJECTIVES = {"sft": Objective("sft"), "dpo": Objective("dpo", "cdpo", 0.3, 0.1)}
