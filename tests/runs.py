@@ -21,6 +21,11 @@ def overrides(home, method="sft", **changes):
   } | {key.replace("__", "."): value for key, value in changes.items()}
 
 
+def flags(settings):
+  """The settings as words of a command line."""
+  return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
 def train(workdir, settings):
   config = schema.with_overrides(schema.base_config(), settings)
   schema.validate(config)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from medjax import processes
-from medjax.errors import RunError, UserError
+from medjax.errors import RunError, Stopped, UserError
 from medjax.models.config import config_from_dict
 from medjax.models.decoder import abstract_params
 from medjax.models.lora import LoraConfig, Params, split
@@ -84,7 +84,7 @@ class Checkpoints:
     identity: dict[str, Any],
     finished: bool,
     metrics: dict[str, float],
-    progress: dict[str, Any],
+    so_far: dict[str, Any],
   ) -> None:
     """Copies the state to the host and returns; it is written in the background, after the save before it.
 
@@ -98,7 +98,7 @@ class Checkpoints:
       identity: the JSON-able values that a resumed run must share.
       finished: whether this was the last step.
       metrics: `validation/loss` decides which checkpoint is the best; empty where this step was not validated.
-      progress: the JSON-able values that a resumed run goes on counting from.
+      so_far: the JSON-able values that a resumed run goes on counting from.
 
     Raises:
       RunError: this one, or the one before it, cannot be written.
@@ -106,7 +106,7 @@ class Checkpoints:
     items = {
       "params": ocp.args.StandardSave(state.params),
       "identity": ocp.args.JsonSave(identity),
-      "progress": ocp.args.JsonSave(progress),
+      "progress": ocp.args.JsonSave(so_far),
     }
     if not finished:
       items["optimizer"] = ocp.args.StandardSave({"step": state.step, "state": state.optimizer})
@@ -134,6 +134,17 @@ class Checkpoints:
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     optimizer = restored["optimizer"]
     return TrainState(optimizer["step"], restored["params"], optimizer["state"])
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    """Closes. Where this process fails among others it waits for a save under way, if they are there to take part."""
+    if kind is None or issubclass(kind, Stopped) or processes.count() == 1:
+      self.close()
+    elif not issubclass(kind, jax.errors.JaxRuntimeError):
+      with contextlib.suppress(Exception):
+        self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for saves under way; RunError where one of them cannot be written."""

@@ -14,8 +14,11 @@ _READERS = 4
 
 
 def write(folder: pathlib.Path) -> None:
-  """Brings a folder's files to the disk and writes the SHA-256 of each, with its size, into it as `digests.json`."""
-  paths = sorted(path for path in folder.rglob("*") if path.is_file())
+  """Brings a checkpoint's files to the disk and writes the SHA-256 of each, with its size, beside them.
+
+  Files that lie in the folder itself are Orbax's notes of when it was written, which change once more.
+  """
+  paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     found = pool.map(functools.partial(_digest, sync=True), paths)
     files = {str(p.relative_to(folder)): [p.stat().st_size, d] for p, d in zip(paths, found, strict=True)}

@@ -86,7 +86,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
     # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
     stop = closing.enter_context(StopRequest())
     closing.enter_context(_alone_in(workdir))
-    saver = closing.enter_context(contextlib.closing(checkpoints.Checkpoints(workdir, config.checkpoint.keep)))
+    saver = closing.enter_context(checkpoints.Checkpoints(workdir, config.checkpoint.keep))
     identity = _identity(config, described.config, encoder, found, steps)
     start = saver.latest() or 0
     saved, before = (saver.identity(start), saver.progress(start)) if start else (None, {})

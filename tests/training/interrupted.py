@@ -1,13 +1,20 @@
-"""Runs `medjax` in one process after another, each ended at a chosen point: python interrupted.py train --workdir=...
+"""Runs `medjax` in one process or group after another, each ended at a chosen point: python interrupted.py train ...
 
-Reads points from stdin, a line each; starts a process that runs the command up to there, and prints how it ended. At a
-point one function is replaced by one that ends the process: `reference`, `step`, `save`, `between` and `validation`
-with SIGKILL, `stop` with SIGTERM in its second step, which medjax answers.
+Reads lines of JSON with `points`, one for each process of a group that runs together, and what it may need: `devices`
+(simulated, of each process), `port` (where they meet) and `more` (for each process words of its command line beside
+those of this script). Starts the processes and prints how they ended. At a point one function is replaced by one that
+ends the process: `reference`, `step`, `save`, `between` and `validation` with SIGKILL, `stop` and `stop_in_reference`
+with SIGTERM, which medjax answers, in the second step and after the first batch of the reference pass; a number kills
+after so many seconds; `none` lets it run.
 """
 
+import atexit
+import json
 import os
+import re
 import signal
 import sys
+import threading
 
 from orbax.checkpoint._src.path import atomicity
 
@@ -25,6 +32,24 @@ def in_reference():
 
   score = reference.score
   reference.score = lambda *arguments: score(*arguments[:-1], die)
+
+
+def stopped_in_reference():
+  """As `in_reference`, with SIGTERM."""
+  from medjax.training import reference
+
+  score = reference.score
+
+  def scoring(*arguments):
+    *others, advance = arguments
+
+    def advancing(count):
+      os.kill(os.getpid(), signal.SIGTERM)
+      advance(count)
+
+    return score(*others, advancing)
+
+  reference.score = scoring
 
 
 def in_step(number, signal_number):
@@ -83,23 +108,49 @@ def in_validation():
 
 
 POINTS = {
+  "none": lambda: None,
   "reference": in_reference,
   "step": lambda: in_step(2, signal.SIGKILL),
   "save": in_save,
   "between": between,
   "validation": in_validation,
   "stop": lambda: in_step(2, signal.SIGTERM),
+  "stop_in_reference": stopped_in_reference,
 }
+
+
+def run(request, process):
+  """One process of a group; does not return."""
+  points = request["points"]
+  if "devices" in request:
+    flags = re.sub(r"device_count=\d+", f"device_count={request['devices']}", os.environ["XLA_FLAGS"])
+    os.environ["XLA_FLAGS"] = flags
+  if "port" in request:
+    os.environ["MEDJAX_COORDINATOR"] = f"localhost:{request['port']}"
+    os.environ["MEDJAX_PROCESSES"], os.environ["MEDJAX_PROCESS_ID"] = str(len(points)), str(process)
+  if points[process] in POINTS:
+    POINTS[points[process]]()
+  else:
+    threading.Timer(float(points[process]), die).start()
+  more = request["more"][process] if "more" in request else []
+  status = cli.main([*sys.argv[1:], *more])
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if status in (0, 75):
+    atexit._run_exitfuncs()  # where JAX's processes wait for one another
+  os._exit(status)
+
 
 if __name__ == "__main__":
   runtime.quiet()
+  import medjax.evaluation.evaluate
   import medjax.training.loop  # noqa: F401, once for all processes
 
   for line in sys.stdin:
-    child = os.fork()  # before JAX has started any device or thread
-    if child == 0:
-      POINTS[line.strip()]()
-      status = cli.main(sys.argv[1:])
-      sys.stderr.flush()
-      os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    request, children = json.loads(line), []
+    for process in range(len(request["points"])):
+      children.append(os.fork())  # before JAX has started any device or thread
+      if children[-1] == 0:
+        run(request, process)
+    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(f"ended {json.dumps(ended)}", flush=True)

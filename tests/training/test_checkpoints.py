@@ -24,7 +24,7 @@ def save(workdir, keep, losses):
   with contextlib.closing(checkpoints.Checkpoints(workdir, keep)) as saver:
     for step, loss in losses.items():
       state = TrainState(jnp.int32(step), {"w": jnp.full(3, float(step))}, {})
-      saver.save(step, state, {}, False, {} if loss is None else {"validation/loss": loss})
+      saver.save(step, state, {}, False, {} if loss is None else {"validation/loss": loss}, {})
   return sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
 
 

@@ -1,37 +1,15 @@
 """Processes that are killed anywhere end where an uninterrupted run ends; a checkpoint goes on under any mesh."""
 
-import contextlib
-import pathlib
-import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from runs import curve, lines, overrides, train
+from processes import interruptions
+from runs import curve, flags, lines, overrides, train
 
 from medjax.training import checkpoints, loop, mesh
-
-
-@contextlib.contextmanager
-def interruptions(workdir, settings, log):
-  """A function that runs `medjax train` in a process of its own up to a point, and tells how that ended."""
-  words = [f"--config.{key}={value}" for key, value in settings.items()]
-  script = str(pathlib.Path(__file__).with_name("interrupted.py"))
-  command = [sys.executable, script, "train", f"--workdir={workdir}", *words]
-  pipe = subprocess.PIPE
-  with open(log, "w") as stderr, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as parent:
-
-    def ended_at(point):
-      print(point, file=parent.stdin, flush=True)
-      while (line := parent.stdout.readline()) and not re.fullmatch(r"-?\d+\n", line):
-        pass  # what the command itself prints
-      return int(line)
-
-    yield ended_at
 
 
 def steps_saved(workdir):
@@ -45,10 +23,8 @@ def half_written(workdir):
 def test_killed_anywhere(home, tmp_path, cache):
   """Five kill points and a SIGTERM, one after the other in one workdir; each process goes on from what it finds."""
   settings = overrides(home, "dpo", train__steps=8, checkpoint__every=2, evaluation__every=3)
-  run, whole = tmp_path / "run", tmp_path / "whole"
-
-  log = tmp_path / "stderr"
-  with interruptions(run, settings, log) as ended_at:
+  run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "stderr"
+  with interruptions(["train", f"--workdir={run}", *flags(settings)], log) as ended_at:
 
     def killed(point):
       assert ended_at(point) == -signal.SIGKILL, log.read_text()
