@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ def _verdict(error: BaseException, debug: bool) -> tuple[int, str]:
     return EXIT_STOPPED, str(error)
   if isinstance(error, RunError):
     return EXIT_FAILED, str(error)
+  if processes.count() > 1 and re.search("Gloo|NCCL|coordination service", str(error)):
+    return EXIT_FAILED, f"another process ended or cannot be reached ({error})"
   if isinstance(error, KeyboardInterrupt):
     return EXIT_FAILED, "interrupted"
   if isinstance(error, BrokenPipeError):
