@@ -1,4 +1,4 @@
-"""Several processes that hold a mesh together, and processes that are ended at chosen points."""
+"""Several processes that hold a mesh together, and processes that run `medjax` up to chosen points."""
 
 import contextlib
 import json
@@ -10,12 +10,6 @@ import subprocess
 import sys
 
 TESTS = pathlib.Path(__file__).parent
-
-
-def free_port() -> int:
-  with socket.socket() as listening:
-    listening.bind(("localhost", 0))
-    return listening.getsockname()[1]
 
 
 def run_together(script: pathlib.Path, each: list[list[str]], devices: int = 2, meanwhile=lambda: None) -> None:
@@ -43,29 +37,50 @@ def run_together(script: pathlib.Path, each: list[list[str]], devices: int = 2, 
       process.kill()
 
 
+class Forks:
+  """Starts processes from one that has imported everything (`training/interrupted.py`), so that they start at once."""
+
+  def __init__(self, parent: subprocess.Popen):
+    self._parent = parent
+
+  def run(
+    self, words: list[str], *points: str, log: pathlib.Path, more: list[list[str]] | None = None, devices: int = 8
+  ):
+    """Runs a command of medjax up to a point, or as several processes, each up to its own.
+
+    Args:
+      words: of the command line.
+      *points: one for each process, see `interrupted.py`.
+      log: where to add what the processes say on stderr.
+      more: further words of each process.
+      devices: simulated, of each process.
+
+    Returns:
+      The exit code of one process, or those of several.
+    """
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    environment = {"XLA_FLAGS": flags, "MEDJAX_CACHE": os.environ["MEDJAX_CACHE"]}
+    if len(points) > 1:
+      environment |= {"MEDJAX_COORDINATOR": f"localhost:{free_port()}", "MEDJAX_PROCESSES": str(len(points))}
+    words_of_each = [[*words, *own] for own in more or [[]] * len(points)]
+    request = {"points": points, "words": words_of_each, "environment": environment, "log": str(log)}
+    print(json.dumps(request), file=self._parent.stdin, flush=True)
+    while (line := self._parent.stdout.readline()) and not line.startswith("ended "):
+      pass  # what the command itself prints
+    ended = json.loads(line.removeprefix("ended "))
+    return ended if len(points) > 1 else ended[0]
+
+
 @contextlib.contextmanager
-def interruptions(words: list[str], log: pathlib.Path):
-  """A function that runs a command of medjax up to a point, or as a group of processes, and tells how that ended.
+def forks():
+  """A process to start others from."""
+  command = [sys.executable, str(TESTS / "training" / "interrupted.py")]
+  with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    yield Forks(parent)
+    parent.stdin.close()
 
-  The processes come from one (`training/interrupted.py`, which says what they take) that has imported everything, so
-  that they start at once.
 
-  Args:
-    words: of the command line.
-    log: what the processes say on stderr.
-  """
-  command = [sys.executable, str(TESTS / "training" / "interrupted.py"), *words]
-  pipe = subprocess.PIPE
-  with open(log, "w") as stderr, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True) as parent:
-
-    def ended_at(point: str, *others: str, **request):
-      """The exit code of one process, or those of several that have `devices` each."""
-      if others:
-        request |= {"port": free_port()}
-      print(json.dumps({"points": [point, *others], **request}), file=parent.stdin, flush=True)
-      while (line := parent.stdout.readline()) and not line.startswith("ended "):
-        pass  # what the command itself prints
-      ended = json.loads(line.removeprefix("ended "))
-      return ended if others else ended[0]
-
-    yield ended_at
+def free_port() -> int:
+  with socket.socket() as listening:
+    listening.bind(("localhost", 0))
+    return listening.getsockname()[1]

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import tiny
+from processes import forks
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,12 @@ def home(tmp_path_factory):
       sft.write(json.dumps({**row, "completion": answers[0]}) + "\n")
       dpo.write(json.dumps({**row, "chosen": answers[0], "rejected": answers[1]}) + "\n")
   return path
+
+
+@pytest.fixture(scope="session")
+def forked():
+  with forks() as found:
+    yield found
 
 
 @pytest.fixture(autouse=True)

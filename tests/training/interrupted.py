@@ -1,17 +1,15 @@
-"""Runs `medjax` in one process or group after another, each ended at a chosen point: python interrupted.py train ...
+"""Runs `medjax` in one process or group after another, each ended at a chosen point.
 
-Reads lines of JSON with `points`, one for each process of a group that runs together, and what it may need: `devices`
-(simulated, of each process), `port` (where they meet) and `more` (for each process words of its command line beside
-those of this script). Starts the processes and prints how they ended. At a point one function is replaced by one that
-ends the process: `reference`, `step`, `save`, `between` and `validation` with SIGKILL, `stop` and `stop_in_reference`
-with SIGTERM, which medjax answers, in the second step and after the first batch of the reference pass; a number kills
-after so many seconds; `none` lets it run.
+Reads lines of JSON: `points` and `words` (of the command line), one for each process that is to run with the others,
+`environment` of all, and `log`, where they add what they say. Starts the processes and prints how they ended. At a
+point one function is replaced by one that ends the process: `reference`, `step`, `save`, `between` and `validation`
+with SIGKILL, `stop` and `stop_in_reference` with SIGTERM, which medjax answers, in the second step and after the first
+batch of the reference pass; a number kills after so many seconds; `none` lets it run.
 """
 
 import atexit
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -121,19 +119,16 @@ POINTS = {
 
 def run(request, process):
   """One process of a group; does not return."""
-  points = request["points"]
-  if "devices" in request:
-    flags = re.sub(r"device_count=\d+", f"device_count={request['devices']}", os.environ["XLA_FLAGS"])
-    os.environ["XLA_FLAGS"] = flags
-  if "port" in request:
-    os.environ["MEDJAX_COORDINATOR"] = f"localhost:{request['port']}"
-    os.environ["MEDJAX_PROCESSES"], os.environ["MEDJAX_PROCESS_ID"] = str(len(points)), str(process)
-  if points[process] in POINTS:
-    POINTS[points[process]]()
+  os.environ |= request["environment"]
+  if "MEDJAX_PROCESSES" in os.environ:
+    os.environ["MEDJAX_PROCESS_ID"] = str(process)
+  os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+  point = request["points"][process]
+  if point in POINTS:
+    POINTS[point]()
   else:
-    threading.Timer(float(points[process]), die).start()
-  more = request["more"][process] if "more" in request else []
-  status = cli.main([*sys.argv[1:], *more])
+    threading.Timer(float(point), die).start()
+  status = cli.main(request["words"][process])
   sys.stdout.flush()
   sys.stderr.flush()
   if status in (0, 75):

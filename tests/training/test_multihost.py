@@ -1,17 +1,17 @@
 """`medjax` as several processes: what they train, save and predict is what one process does, and they end together."""
 
-import json
 import re
 import signal
 
 import jax
 import numpy as np
 import pytest
-from processes import interruptions
 from runs import flags, lines, overrides, train
 
+from medjax import config as schema
 from medjax import processes
 from medjax.errors import UserError
+from medjax.evaluation.evaluate import evaluate
 from medjax.training import checkpoints, loop, mesh
 
 
@@ -33,77 +33,74 @@ def check_same_run(one, other):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_two_processes_stop_together_and_end_where_one_ends(home, tmp_path, four_devices):
+def test_two_processes_stop_together_and_end_where_one_ends(home, tmp_path, forked, four_devices):
   """SIGTERM reaches one of them; kill -9 one, then the other; the last attempt is undisturbed."""
   settings = overrides(home, "dpo", checkpoint__every=2, evaluation__every=3)
   run, log = tmp_path / "run", tmp_path / "stderr"
-  with interruptions(["train", f"--workdir={run}", *flags(settings)], log) as ended_at:
-    assert ended_at("none", "stop_in_reference", devices=2) == [75, 75], log.read_text()
-    assert not checkpoints.is_checkpoint(str(run))
-    assert ended_at("none", "stop", devices=2) == [75, 75], log.read_text()
-    assert checkpoints.load_identity(str(run))["step"] == 3, "a step after the one in which the signal came"
-    left, killed = ended_at("none", "step", devices=2)
-    assert killed == -signal.SIGKILL and left not in (0, 75), "who is left does not wait for ever, nor claims success"
-    assert checkpoints.load_identity(str(run))["step"] in (3, 4)
-    killed, left = ended_at("save", "none", devices=2)
-    assert killed == -signal.SIGKILL and left not in (0, 75)
-    assert checkpoints.load_identity(str(run))["step"] == 3
-    assert ended_at("none", "none", devices=2) == [0, 0], log.read_text()
+
+  def ended_at(*points):
+    return forked.run(["train", f"--workdir={run}", *flags(settings)], *points, log=log, devices=2)
+
+  assert ended_at("none", "stop_in_reference") == [75, 75], log.read_text()
+  assert not checkpoints.is_checkpoint(str(run))
+  assert ended_at("none", "stop") == [75, 75], log.read_text()
+  assert checkpoints.load_identity(str(run))["step"] == 3, "a step after the one in which the signal came"
+  left, killed = ended_at("none", "step")
+  assert killed == -signal.SIGKILL and left not in (0, 75), "who is left does not wait for ever, nor claims success"
+  assert checkpoints.load_identity(str(run))["step"] in (3, 4)
+  killed, left = ended_at("save", "none")
+  assert killed == -signal.SIGKILL and left not in (0, 75)
+  assert checkpoints.load_identity(str(run))["step"] in (3, 4)
+  assert ended_at("none", "none") == [0, 0], log.read_text()
   assert len(re.findall("stopped at step 3 of 6 with a checkpoint saved", log.read_text())) == 2
   train(tmp_path / "one", settings)
   check_same_run(tmp_path / "one", run)
 
 
-def test_four_processes_train_adapters_as_one(home, tmp_path, four_devices):
+def test_four_processes_train_adapters_as_one(home, tmp_path, forked, four_devices):
   settings = overrides(home, lora__rank=2, lora__quantize="int8", evaluation__every=3, mesh__tensor=2, train__steps=3)
   run, log = tmp_path / "run", tmp_path / "stderr"
-  with interruptions(["train", f"--workdir={run}", *flags(settings)], log) as ended_at:
-    assert ended_at(*4 * ["none"], devices=1) == [0] * 4, log.read_text()
+  words = ["train", f"--workdir={run}", *flags(settings)]
+  assert forked.run(words, *4 * ["none"], log=log, devices=1) == [0] * 4, log.read_text()
   train(tmp_path / "one", settings)
   check_same_run(tmp_path / "one", run)
 
 
-@pytest.mark.parametrize("task", ["numeric_classification", "clinical_reasoning"])
-def test_two_processes_predict_as_one(home, tmp_path, task):
-  """Labels that are scored, and answers that are generated."""
-  settings = {"task": task, "model.path": str(home / "model"), "data.test_rows": 5}
+def test_two_processes_predict_as_one(home, tmp_path, forked, four_devices):
+  """Labels that are scored, and answers that are generated; `clinical_reasoning` does the latter."""
+  model, log = str(home / "model"), tmp_path / "stderr"
   config = tmp_path / "config.py"
   config.write_text("from medjax.config import base_config\nget_config = base_config\n")
-  words = ["eval", f"--config={config}", f"--workdir={tmp_path}", f"--checkpoint={home / 'model'}", "--split=test"]
-  log = tmp_path / "stderr"
-  with interruptions([*words, *flags(settings)], log) as ended_at:
-    assert ended_at("none", "none", devices=2, more=[["--name=two"], ["--name=other"]]) == [0, 0], log.read_text()
-    assert ended_at("none", devices=4, more=[["--name=one"]]) == 0, log.read_text()
-  assert not (tmp_path / "eval" / "other").exists(), "process 0 alone writes"
-  one, two = (
-    [json.loads(line) for line in (tmp_path / "eval" / name / "predictions.jsonl").read_text().splitlines()]
-    for name in ("one", "two")
-  )
-  assert one == two and len(one) == 5
+  for task in ("numeric_classification", "clinical_reasoning"):
+    settings = {"task": task, "model.path": model, "data.test_rows": 5}
+    words = ["eval", f"--config={config}", f"--checkpoint={model}", "--split=test", *flags(settings)]
+    workdirs = [[f"--workdir={tmp_path / 'two' / task}"], [f"--workdir={tmp_path / 'other'}"]]
+    assert forked.run(words, "none", "none", log=log, more=workdirs, devices=2) == [0, 0], log.read_text()
+    evaluate(schema.with_overrides(schema.base_config(), settings), model, "test", tmp_path / task)
+    (two,) = (tmp_path / "two" / task).rglob("predictions.jsonl")
+    assert two.read_text() == (tmp_path / task / "predictions.jsonl").read_text()
+  assert not (tmp_path / "other").exists(), "process 0 alone writes"
 
 
-def test_processes_that_differ_or_fail_end_together(home, tmp_path):
+def test_processes_that_differ_or_fail_end_together(home, tmp_path, forked):
   """Other rows, a file that one host does not have, a folder that they do not share, a verb for one process."""
-  settings = overrides(home, train__steps=2)
-  rows = (home / "sft.jsonl").read_text()
-  (tmp_path / "here").mkdir()
-  (tmp_path / "here" / "other.jsonl").write_text(rows.replace("case-3", "case-x"))
-  log = tmp_path / "stderr"
+  words = ["train", f"--workdir={tmp_path / 'run'}", *flags(overrides(home, train__steps=2))]
+  log, other = tmp_path / "stderr", tmp_path / "other.jsonl"
+  other.write_text((home / "sft.jsonl").read_text().replace("case-3", "case-x"))
+
+  def ended(*more):
+    return forked.run(words, "none", "none", log=log, more=[[], [*more]], devices=2)
 
   def said(line):
     return log.read_text().count(line)
 
-  with interruptions(["train", f"--workdir={tmp_path / 'run'}", *flags(settings)], log) as ended_at:
-    other = [[], [f"--config.data.source={tmp_path / 'here' / 'other.jsonl'}"]]
-    assert ended_at("none", "none", devices=2, more=other) == [2, 2]
-    assert said("process 1 has another config and data (train and validation rows) than process 0") == 2
-    missing = [[], [f"--config.data.source={tmp_path / 'there' / 'other.jsonl'}"]]
-    assert ended_at("none", "none", devices=2, more=missing) == [1, 2]
-    assert said("medjax: process 1 failed: data source") == 1, log.read_text()
-    assert ended_at("none", "none", devices=2, more=[[], [f"--workdir={tmp_path / 'elsewhere'}"]]) == [2, 2]
-    assert said(f"process 1 does not see what process 0 writes in {tmp_path}") == 2
-  with interruptions(["study", f"--workdir={tmp_path / 'study'}"], log) as ended_at:
-    assert ended_at("none", "none", devices=2) == [2, 2]
+  assert ended(f"--config.data.source={other}") == [2, 2]
+  assert said("process 1 has another config and data (train and validation rows) than process 0") == 2
+  assert ended(f"--config.data.source={tmp_path / 'missing' / 'other.jsonl'}") == [1, 2]
+  assert said("medjax: process 1 failed: data source") == 1, log.read_text()
+  assert ended(f"--workdir={tmp_path / 'elsewhere'}") == [2, 2]
+  assert said(f"process 1 does not see what process 0 writes in {tmp_path}") == 2
+  assert forked.run(["study", f"--workdir={tmp_path / 'study'}"], "none", "none", log=log, devices=2) == [2, 2]
   assert said("medjax study runs in one process, and this is one of 2; start it alone") == 2
   assert not (tmp_path / "study").exists()
 

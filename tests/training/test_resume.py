@@ -6,7 +6,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from processes import interruptions
 from runs import curve, flags, lines, overrides, train
 
 from medjax.training import checkpoints, loop, mesh
@@ -20,28 +19,30 @@ def half_written(workdir):
   return list((workdir / "checkpoints").glob("*tmp*"))
 
 
-def test_killed_anywhere(home, tmp_path, cache):
+def test_killed_anywhere(home, tmp_path, cache, forked):
   """Five kill points and a SIGTERM, one after the other in one workdir; each process goes on from what it finds."""
   settings = overrides(home, "dpo", train__steps=8, checkpoint__every=2, evaluation__every=3)
   run, whole, log = tmp_path / "run", tmp_path / "whole", tmp_path / "stderr"
-  with interruptions(["train", f"--workdir={run}", *flags(settings)], log) as ended_at:
 
-    def killed(point):
-      assert ended_at(point) == -signal.SIGKILL, log.read_text()
+  def ended_at(point):
+    return forked.run(["train", f"--workdir={run}", *flags(settings)], point, log=log)
 
-    killed("reference")
-    assert not list((cache / "reference").glob("*.npy")) and not (run / "metrics.jsonl").exists()
-    killed("save")
-    assert half_written(run) and steps_saved(run) == []
-    assert len(lines(run)) >= 2, "the loop does not wait for the save of step 2"
-    killed("step")
-    assert steps_saved(run) == []
-    killed("between")
-    assert steps_saved(run) == [2]
-    killed("validation")
-    assert steps_saved(run) == [2]
-    assert [line["step"] for line in lines(run)] == [1, 2]
-    assert ended_at("stop") == 75, log.read_text()
+  def killed(point):
+    assert ended_at(point) == -signal.SIGKILL, log.read_text()
+
+  killed("reference")
+  assert not list((cache / "reference").glob("*.npy")) and not (run / "metrics.jsonl").exists()
+  killed("save")
+  assert half_written(run) and steps_saved(run) == []
+  assert len(lines(run)) >= 2, "the loop does not wait for the save of step 2"
+  killed("step")
+  assert steps_saved(run) == []
+  killed("between")
+  assert steps_saved(run) == [2]
+  killed("validation")
+  assert steps_saved(run) == [2]
+  assert [line["step"] for line in lines(run)] == [1, 2]
+  assert ended_at("stop") == 75, log.read_text()
   assert log.read_text().splitlines()[-1].startswith("medjax train: stopped at step 4 of 8 with a checkpoint saved")
   assert steps_saved(run) == [4]
 
