@@ -331,7 +331,10 @@ def _arrow_batches(path: pathlib.Path) -> Iterator[Any]:
   with pyarrow.memory_map(str(path)) as file:
     if file.read(6) == b"ARROW1":
       reader = pyarrow.ipc.open_file(file)
-      yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
+      batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
     else:
       file.seek(0)
-      yield from pyarrow.ipc.open_stream(file)
+      batches = pyarrow.ipc.open_stream(file)
+    for batch in batches:
+      batch.validate(full=True)  # or a damaged file's offsets would lead anywhere in memory
+      yield batch

@@ -18,6 +18,7 @@ from medjax.errors import UserError
 LONGEST = 16 * 2**20  # characters of a line, a cell or an object; what is longer is a damaged file, not a note
 _BLOCK = 2**20
 _GZIP = b"\x1f\x8b"
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 _ENCODINGS = {  # first bytes -> encoding, the longer ones first
   codecs.BOM_UTF32_LE: "utf-32",
   codecs.BOM_UTF32_BE: "utf-32",
@@ -73,9 +74,13 @@ def _opened(path: str | os.PathLike) -> Iterator[io.TextIOWrapper]:
       with io.TextIOWrapper(file, "utf-8-sig", newline=_line_end(file).decode()) as text:
         yield text
   except UnicodeDecodeError:
-    raise UserError(_bad_byte(path)) from None
-  except (EOFError, zlib.error, gzip.BadGzipFile):
-    raise UserError(f"{path} is gzipped and damaged or cut off; copy it again") from None
+    try:
+      line = _bad_byte(path)
+    except _DAMAGED:
+      line = _damaged(path)
+    raise UserError(line) from None
+  except _DAMAGED:
+    raise UserError(_damaged(path)) from None
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -93,6 +98,10 @@ def _bytes(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 def _line_end(file: IO[bytes]) -> bytes:
   """CR where the first line that is not long ends with it alone, as on old Macs; else LF, before which a CR may be."""
   return b"\r" if re.match(rb"[^\r\n]*\r+[^\r\n]", file.peek(_BLOCK)) else b"\n"
+
+
+def _damaged(path: str | os.PathLike) -> str:
+  return f"{path} is gzipped and damaged or cut off; copy it again"
 
 
 def _bad_byte(path: str | os.PathLike) -> str:

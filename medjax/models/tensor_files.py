@@ -93,7 +93,7 @@ class SafetensorsFile:
     shape, dtype = self.shapes[name], self.dtypes[name]
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
     raw = self._file.rows(self._starts[name], row_bytes, index[0])
-    part = raw.reshape(-1).view(dtype).reshape(-1, *shape[1:])[(slice(None), *index[1:])].copy()
+    part = raw.reshape(-1).view(dtype).reshape(len(raw), *shape[1:])[(slice(None), *index[1:])].copy()
     self._file.release(raw)
     return part
 
