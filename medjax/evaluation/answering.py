@@ -50,7 +50,6 @@ def answering(config: Any, checkpoint: str, decodes: bool, model: Description | 
   Raises:
     UserError: config or checkpoint cannot be used.
   """
-  mesh.check_one_process()
   devices = mesh.make_mesh(config.mesh.to_dict())
   if decodes:  # tokens come one at a time: devices that would share a row take rows of their own
     sizes = dict(devices.shape)
