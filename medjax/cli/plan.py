@@ -74,7 +74,7 @@ def _run(arguments: Arguments) -> None:
     line = plan.plan(config, topology, devices, values.answer, batch, values.price, values.quick)
     print(json.dumps(line) if values.json else plan.table(line))
     if not values.json and line["fits"]:
-      print(f"{'train it':<18}{plan.train_flags(config, base_config(), line['batch'])}")
+      print(f"{'train it':<20}{plan.train_flags(config, base_config(), line['batch'])}")
     return
 
   def tell(candidate: plan_search.Candidate) -> None:
@@ -93,7 +93,7 @@ def _run(arguments: Arguments) -> None:
       print(json.dumps({**candidate.line, "command": flags_}))
     return
   print(f"\nthe best\n{plan.table(found[0].line)}")
-  print(f"{'train it':<18}{plan.train_flags(found[0].config, base_config(), found[0].line['batch'])}")
+  print(f"{'train it':<20}{plan.train_flags(found[0].config, base_config(), found[0].line['batch'])}")
 
 
 VERB = Verb(

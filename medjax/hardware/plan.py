@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import shlex
 from typing import Any
 
 from jax.sharding import Mesh
@@ -209,7 +210,7 @@ def train_flags(config: Any, defaults: Any, batch: int) -> str:
   settings = [
     f"--config.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
   ]
-  return " ".join(["medjax train --workdir=RUN", *settings])
+  return " ".join(["medjax train --workdir=RUN", *map(shlex.quote, settings)])
 
 
 def table(line: dict[str, Any]) -> str:
@@ -243,7 +244,7 @@ def table(line: dict[str, Any]) -> str:
     if line.get("cost_per_million_tokens"):
       rows.append(("cost", "{low:.3g} to {high:.3g} a million tokens".format(**line["cost_per_million_tokens"])))
   rows.append(("compiled in", f"{line['compile_seconds']:.0f} s"))
-  return "\n".join(f"{name:<18}{text}" for name, text in rows)
+  return "\n".join(f"{name:<20}{text}" for name, text in rows)
 
 
 _WITHIN = ("activations", "gradients")  # parts of `temporaries`

@@ -84,13 +84,10 @@ def search(
   for kind, settings in choices(config, topology.chips, batch):
     start = {} if best is None else best.settings
     for changes in settings:
-      if len(tried) >= compiles:
-        logging.info("search: %d programs compiled, as many as --compiles allows", compiles)
-        break
       wanted = start | changes
       changed = with_overrides(config, wanted)
       key = _effect(changed, topology.chips)
-      if key in tried:
+      if key in tried or len(tried) >= compiles:
         continue
       try:
         line = plan(changed, topology, devices, answer, batch, price, quick)
@@ -101,6 +98,8 @@ def search(
       tell(candidate)
       if best is None or candidate.merit > best.merit:
         best = candidate
+  if len(tried) >= compiles:
+    logging.info("search: stopped after %d programs, as many as --compiles allows", compiles)
   if best is None:
     raise UserError("none of the settings that --search tries can run there; see --debug, or give the mesh yourself")
   ordered = sorted(tried.values(), key=lambda candidate: candidate.merit, reverse=True)

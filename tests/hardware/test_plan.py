@@ -91,7 +91,7 @@ def test_a_plan_of_adapters(model, capsys):
 def test_what_does_not_fit_is_no_error(capsys):
   assert main.main(["plan", "--quick", "--model=llama3-8b", "--topology=v5e:2x2"]) == 0
   shown = capsys.readouterr().out
-  assert "fits              no: " in shown and "15.75 there" in shown and "medjax train" not in shown
+  assert "fits                no: " in shown and "15.75 there" in shown and "medjax train" not in shown
 
 
 def test_unknown_machines_and_models(capsys, model):
