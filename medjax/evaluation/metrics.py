@@ -208,6 +208,13 @@ def get_metric(name: str, target: Target) -> Metric:
   return METRICS[name]
 
 
+def span(name: str, target: Target) -> tuple[float, float]:
+  """Lowest and highest value that a metric of labels can have."""
+  if name == "triage_cost":
+    return 0.0, float(costs(target).max())
+  return (-1.0, 1.0) if name in ("mcc", "kappa", "quadratic_kappa") else (0.0, 1.0)
+
+
 def higher_is_better(name: str) -> bool | None:
   """The direction in which a metric of labels or texts improves; None where it only describes."""
   return (METRICS[name] if name in METRICS else TEXT_METRICS[name]).higher_is_better

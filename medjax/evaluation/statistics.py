@@ -1,7 +1,7 @@
 """Intervals and tests for metrics on a finite test set; the choices are explained in docs/statistics.md.
 
-Everything resamples groups (patients), not items. A metric is a function of statistics that add up over groups, such
-as confusion counts, so that a resample is a row of weights and all resamples of all metrics are one matrix product.
+Everything weighs and exchanges groups (patients), not items. A metric is a function of statistics that add up over
+groups, such as confusion counts, so that leaving out, drawing again and swapping groups are sums of a few arrays.
 """
 
 import dataclasses
@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from medjax.errors import UserError
-from medjax.evaluation import metrics
+from medjax.evaluation import intervals, metrics, power
 from medjax.tasks.task import Target
 
-_BATCH_ENTRIES = 4_000_000  # resampled group indices held at once
+_BATCH_ENTRIES = 4_000_000  # swaps of groups held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +28,46 @@ class Interval:
   high: float
   n: int
   groups: int
+  method: str  # "score" | "bca"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Two methods on the same items: `difference` = b - a with its interval, and the two-sided p of `method`."""
+  """Two methods on the same items.
+
+  Attributes:
+    difference: b - a, the mean over training seeds.
+    low: lower end of its interval over patients.
+    high: upper end.
+    error: its standard error over patients.
+    p: two-sided, of `test`.
+    p_mid: the mid-p of an exact test (Lancaster 1961), else None.
+    test: `mcnemar_exact` or `permutation`.
+    effect_size: in the direction of `difference`; None where no answer differs.
+    effect: `cohens_g` (share of the differing items on which b has the 1, less a half; Cohen 1988) with McNemar's test,
+      else `cohens_dz` (difference over the standard deviation of the patients' shares in it; Cohen 1988).
+    mdd: what this test set would find (`power.detectable`).
+    seed_sd: standard deviation of the difference between training seeds, without what is owed to the patients; None
+      with one seed.
+    n: items.
+    groups: patients.
+    seeds: training seeds.
+  """
 
   difference: float
   low: float
   high: float
+  error: float
   p: float
-  method: str  # "mcnemar" | "exchange"
+  p_mid: float | None
+  test: str
+  effect_size: float | None
+  effect: str
+  mdd: float | None
+  seed_sd: float | None
   n: int
   groups: int
+  seeds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +78,15 @@ class Measure:
     value: on all items.
     of: statistics [..., *S] of any weighting of the groups -> values [...].
     zero_one: whether it is the mean of a 0/1 value per item, so that McNemar's test applies.
+    span: its lowest and highest possible value; None where it has no bounds.
+    least_error: lower bound of its standard error (`intervals.smoothed_error`); 0 where there is none.
   """
 
   value: float
   of: Callable[[np.ndarray], np.ndarray]
   zero_one: bool
+  span: tuple[float, float] | None
+  least_error: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +117,35 @@ def label_sample(
   Raises:
     UserError: unusable items (see `metrics.encode`), an unknown metric, fewer than two groups.
   """
-  chosen = [metrics.get_metric(name, target) for name in names]
+  for name in names:
+    metrics.get_metric(name, target)
   truth, predicted = metrics.encode(references, predictions, target)
   group_of, count = _groups(groups, len(truth))
   counts_GKP = np.zeros((count, len(target.labels), len(target.labels) + 1))
   np.add.at(counts_GKP, (group_of, truth, predicted), 1)
+  return count_sample(counts_GKP, names, target)
+
+
+def count_sample(counts_GKP: np.ndarray, names: Sequence[str], target: Target) -> Sample:
+  """Confusion counts [G, K, K + 1] of each group, the last column the answers outside the label set."""
+  whole_KP = counts_GKP.sum(0)
 
   def measure(metric: metrics.Metric) -> Measure:
-    value = float(metric.function(references, predictions, target))
-    return Measure(value, lambda counts: metric.from_counts(counts, target), metric.per_item)
+    def of(counts):
+      return metric.from_counts(counts, target)
 
-  return Sample(counts_GKP, {metric.name: measure(metric) for metric in chosen}, len(truth))
+    span, least = metrics.span(metric.name, target), intervals.smoothed_error(whole_KP, of)
+    return Measure(float(of(whole_KP)), of, metric.per_item, span, least)
+
+  measures = {name: measure(metrics.get_metric(name, target)) for name in names}
+  return Sample(counts_GKP, measures, round(whole_KP.sum()))
 
 
 def score_sample(
-  scores: Mapping[str, Sequence[float]], groups: Sequence[str] | None = None, zero_one: Container[str] = ()
+  scores: Mapping[str, Sequence[float]],
+  groups: Sequence[str] | None = None,
+  zero_one: Container[str] = (),
+  bounded: Container[str] = (),
 ) -> Sample:
   """Scores of items, such as those of texts, as sums and counts [G, M, 2]; a metric is sum / count, the items' mean.
 
@@ -108,31 +153,37 @@ def score_sample(
     scores: metric -> n finite scores; every metric the same items in the same order.
     groups: as in `label_sample`.
     zero_one: metrics whose scores are 0 or 1.
+    bounded: metrics whose scores lie between 0 and 1.
 
   Raises:
-    UserError: no items, lengths that differ, a score that is not finite, fewer than two groups.
+    UserError: no items, lengths that differ, a score that is not finite or out of its bounds, fewer than two groups.
   """
   sizes = {name: len(values) for name, values in scores.items()}
   if len(set(sizes.values())) != 1 or not max(sizes.values()):
     raise UserError(f"scores of unequal number or none at all: {sizes}; give one score per item and metric")
   values_MN = np.array([list(values) for values in scores.values()], np.float64)
-  bad = np.argwhere(~np.isfinite(values_MN))
+  within = np.array([name in zero_one or name in bounded for name in scores])[:, None]
+  bad = np.argwhere(~np.isfinite(values_MN) | (within & ((values_MN < 0) | (values_MN > 1))))
   if len(bad):
-    raise UserError(f"{list(scores)[bad[0, 0]]} of item {bad[0, 1]} is not a finite number; score the item again")
+    what = "between 0 and 1" if within[bad[0, 0]] and np.isfinite(values_MN[tuple(bad[0])]) else "a finite number"
+    raise UserError(f"{list(scores)[bad[0, 0]]} of item {bad[0, 1]} is not {what}; score the item again")
   n = values_MN.shape[1]
   group_of, count = _groups(groups, n)
   sums_GM2 = np.zeros((count, len(values_MN), 2))
   np.add.at(sums_GM2, group_of, np.stack([values_MN.T, np.ones((n, len(values_MN)))], -1))
 
   def measure(place: int, name: str) -> Measure:
-    mean = float(values_MN[place].mean())
-    return Measure(mean, lambda sums: sums[..., place, 0] / sums[..., place, 1], name in zero_one)
+    mean, span = float(values_MN[place].mean()), (0.0, 1.0) if within[place] else None
+    return Measure(mean, lambda sums: sums[..., place, 0] / sums[..., place, 1], name in zero_one, span)
 
   return Sample(sums_GM2, {name: measure(place, name) for place, name in enumerate(scores)}, n)
 
 
-def intervals(sample: Sample, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> dict[str, Interval]:
-  """Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13) of all metrics over the same resamples.
+def estimate(sample: Sample, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> dict[str, Interval]:
+  """Values and intervals of all metrics of a sample.
+
+  A metric that has bounds gets `intervals.score_interval` with the jackknife's error, at least the smoothed one. One
+  without gets the BCa bootstrap over groups, with Hesterberg's quantile for few groups.
 
   Args:
     sample: the items.
@@ -140,65 +191,90 @@ def intervals(sample: Sample, seed: int = 0, resamples: int = 2000, level: float
     resamples: their number.
     level: confidence level.
   """
-  measures, count = sample.measures, len(sample.statistics)
+  out, count, unbounded = {}, len(sample.statistics), []
+  left_out = sample.statistics.sum(0) - sample.statistics
+  for name, measure in sample.measures.items():
+    values_G = measure.of(left_out)
+    if measure.span is None:
+      unbounded.append((name, measure, values_G))
+      continue
+    error = max(float(intervals.jackknife_error(values_G)), measure.least_error)
+    ends = intervals.score_interval(measure.value, error, measure.span, count, level)
+    out[name] = Interval(measure.value, *ends, sample.n, count, "score")
 
   def values_MR(weights_RG):
-    resampled = _resampled(weights_RG, sample.statistics)
-    return np.stack([measure.of(resampled) for measure in measures.values()])
+    resampled = np.tensordot(weights_RG, sample.statistics, 1)
+    return np.stack([measure.of(resampled) for _, measure, _ in unbounded])
 
-  low, high = _bootstrap(values_MR, count, seed, resamples, level)
-  return {
-    name: Interval(measure.value, float(low[i]), float(high[i]), sample.n, count)
-    for i, (name, measure) in enumerate(measures.items())
-  }
+  if unbounded:
+    drawn_MR, z = intervals.resample(values_MR, count, seed, resamples), intervals.expanded_quantile(count, level)
+    for (name, measure, values_G), drawn_R in zip(unbounded, drawn_MR, strict=True):
+      ends = intervals.bca_interval(measure.value, drawn_R, values_G, z)
+      out[name] = Interval(measure.value, *ends, sample.n, count, "bca")
+  return {name: out[name] for name in sample.measures}
 
 
 def difference(
-  a: Sample, b: Sample, metric: str, seed: int = 0, resamples: int = 2000, level: float = 0.95
+  a: Sequence[Sample], b: Sequence[Sample], metric: str, seed: int = 0, swaps: int = 2000, level: float = 0.95
 ) -> Comparison:
-  """Compares two methods on identical items.
+  """Compares two methods on identical items, over one or several training seeds.
 
-  The interval is a paired percentile bootstrap: the same resampled groups for both. The p-value is McNemar's exact
-  test where the metric is the mean of a 0/1 value per item and every group has one item, else a Monte Carlo exchange
-  test: under the null hypothesis a group's two sets of answers may be swapped (add-one, so never 0).
+  The interval is `intervals.t_interval` with the jackknife's error of the difference, or where it is larger with that
+  of two values whose errors are at least the smoothed ones and that correlate as the jackknife has it. The p is
+  McNemar's exact test where the metric is the mean of a 0/1 value per item, every group has one item and there is one
+  seed; else a Monte Carlo permutation test: under the null hypothesis a group's answers by a and by b, those of all
+  seeds, may be swapped (add-one, so never 0).
 
   Args:
-    a: one method's answers.
+    a: one method's answers, a sample for each seed.
     b: the other's, to the same items in the same groups.
-    metric: of both samples.
-    seed: of the resampling.
-    resamples: bootstrap resamples, and exchanges of the test.
+    metric: of all samples.
+    seed: of the swaps.
+    swaps: random patterns of swaps of the permutation test.
     level: confidence level of the interval.
 
   Raises:
-    UserError: samples of different shapes.
+    UserError: samples of different shapes or numbers.
   """
-  if a.statistics.shape != b.statistics.shape or a.n != b.n:
-    raise UserError(f"samples of {a.n} and {b.n} items differ in items or groups; compare methods on the same rows")
-  of, count = a.measures[metric].of, len(a.statistics)
-
-  def difference_R(a_R, b_R):
-    return of(b_R) - of(a_R)
-
-  low, high = _bootstrap(
-    lambda weights_RG: difference_R(_resampled(weights_RG, a.statistics), _resampled(weights_RG, b.statistics)),
-    count,
-    seed,
-    resamples,
-    level,
-  )
-  if a.measures[metric].zero_one and count == a.n:
-    method, p = "mcnemar", mcnemar(of(a.statistics), of(b.statistics))
+  shapes = {(sample.statistics.shape, sample.n) for sample in (*a, *b)}
+  if len(shapes) != 1 or len(a) != len(b):
+    raise UserError(
+      f"{len(a)} samples of {sorted({sample.n for sample in a})} items and {len(b)} of "
+      f"{sorted({sample.n for sample in b})} differ in items or groups; compare methods on the same rows"
+    )
+  measure, count, seeds = a[0].measures[metric], len(a[0].statistics), len(a)
+  found_S = np.array([y.measures[metric].value - x.measures[metric].value for x, y in zip(a, b, strict=True)])
+  left_out_2SG = np.array([[measure.of(s.statistics.sum(0) - s.statistics) for s in side] for side in (a, b)])
+  left_out_SG = left_out_2SG[1] - left_out_2SG[0]
+  plain = float(intervals.jackknife_error(left_out_SG.mean(0)))
+  least = [np.mean([sample.measures[metric].least_error for sample in side]) for side in (a, b)]
+  error = max(plain, _paired_error(left_out_2SG.mean(1), least))
+  value = float(found_S.mean())
+  if measure.zero_one and count == a[0].n and seeds == 1:
+    test, effect = "mcnemar_exact", "cohens_g"
+    pairs_2G = measure.of(a[0].statistics), measure.of(b[0].statistics)
+    (p, p_mid), size = mcnemar(*pairs_2G), _cohens_g(*pairs_2G)
   else:
-    method, p = "exchange", _exchange_p(a.statistics, b.statistics, difference_R, seed, resamples)
-  found = b.measures[metric].value - a.measures[metric].value
-  return Comparison(found, float(low), float(high), p, method, a.n, count)
+    test, effect, p_mid = "permutation", "cohens_dz", None
+    p = _permutation_p(a, b, measure.of, seed, swaps)
+    size = value / (plain * math.sqrt(count)) if plain > 0 else None
+  low, high = intervals.t_interval(value, error, count, level)
+  mdd = power.detectable(error, count, measure.span)
+  seed_sd = _seed_sd(found_S, left_out_SG) if seeds > 1 else None
+  return Comparison(value, low, high, error, p, p_mid, test, size, effect, mdd, seed_sd, a[0].n, count, seeds)
 
 
-def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-  """Exact two-sided McNemar p of paired 0/1 values [n]: a binomial test of the discordant pairs; 1 without any."""
+def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+  """McNemar's exact two-sided p of paired 0/1 values [n], and its mid-p; both 1 where no pair differs.
+
+  The p is a binomial test of the pairs that differ; the mid-p counts the table at hand half (Lancaster 1961; Fagerland,
+  Lydersen, Laake 2013), for the exact p is often far from reaching its level.
+  """
   only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
-  return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+  if not only_a + only_b:
+    return 1.0, 1.0
+  p = float(stats.binomtest(only_a, only_a + only_b).pvalue)
+  return p, p - float(stats.binom.pmf(only_a, only_a + only_b, 0.5)) if only_a != only_b else p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -206,43 +282,55 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
-def minimum_detectable_difference(
-  n: int, discordance: float = 0.2, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
-  """Smallest difference of two paired proportions (accuracies) that a test of n items is likely to find.
+def _cohens_g(a: np.ndarray, b: np.ndarray) -> float | None:
+  only_a, only_b = np.sum(a > b), np.sum(b > a)
+  return float(only_b / (only_a + only_b) - 0.5) if only_a + only_b else None
 
-  Solves Connor's sample size for McNemar's test (Connor 1987), n d^2 = (z_alpha/2 sqrt(D) + z_power sqrt(D - d^2))^2,
-  for the difference d, with D the share of items on which exactly one of the two methods is right.
 
-  Args:
-    n: items, independent of one another.
-    discordance: D, an assumption: 0.2 suits two methods of moderate accuracy that mostly agree.
-    power: probability of finding the difference.
-    alpha: two-sided level of the test.
+def _paired_error(left_out_2G: np.ndarray, least: Sequence[float]) -> float:
+  """The error of a difference of two values whose errors are no less than `least`, correlated as the jackknife says."""
+  spread_2G = left_out_2G - left_out_2G.mean(1, keepdims=True)
+  errors = np.maximum(intervals.jackknife_error(left_out_2G), least)
+  squares = (spread_2G**2).sum(1)
+  correlation = (spread_2G[0] * spread_2G[1]).sum() / math.sqrt(squares.prod()) if squares.min() > 1e-24 else 0.0
+  return math.sqrt(max((errors**2).sum() - 2 * correlation * errors.prod(), 0.0))
 
-  Returns:
-    The difference, or None where not even d = D, every discordant item in favour of one method, would be found.
 
-  Raises:
-    UserError: n below 1, or a discordance that is not in (0, 1].
+def _seed_sd(found_S: np.ndarray, left_out_SG: np.ndarray) -> float:
+  """Standard deviation of differences between seeds, beyond what the patients' chance gives to each.
+
+  Random effects by moments: the variance over seeds less the jackknife's variance, over patients, of the seeds'
+  deviations from their mean (patients by seeds); 0 where that is all of it.
   """
-  if n < 1 or not 0 < discordance <= 1:
-    raise UserError(f"n = {n} and discordance = {discordance}; give n of at least 1 and a discordance in (0, 1]")
-  z_alpha, z_power = stats.norm.isf(alpha / 2), stats.norm.isf(1 - power)
-
-  def shortfall(d):
-    return z_alpha * math.sqrt(discordance) + z_power * math.sqrt(discordance - d * d) - math.sqrt(n) * d
-
-  return float(optimize.brentq(shortfall, 0, discordance)) if shortfall(discordance) <= 0 else None
+  between = found_S.var(ddof=1)
+  deviations_SG = left_out_SG - left_out_SG.mean(0)
+  by_chance = (intervals.jackknife_error(deviations_SG) ** 2).sum() / (len(found_S) - 1)
+  return math.sqrt(max(float(between - by_chance), 0.0))
 
 
-def groups_needed(low: float, high: float, groups: int, difference: float, power: float = 0.8) -> int:
-  """Groups with which a true `difference` is found with `power`, given a 95 % interval measured on `groups` of them.
+def _permutation_p(
+  a: Sequence[Sample], b: Sequence[Sample], of: Callable[[np.ndarray], np.ndarray], seed: int, swaps: int
+) -> float:
+  """Two-sided Monte Carlo p: how often swapping a and b in random groups gives a difference as large."""
+  moves = [y.statistics - x.statistics for x, y in zip(a, b, strict=True)]
+  moved_G = np.any([np.any(move != 0, axis=tuple(range(1, move.ndim))) for move in moves], 0)
+  moves = [move[moved_G] for move in moves]
+  whole = [(x.statistics.sum(0), y.statistics.sum(0)) for x, y in zip(a, b, strict=True)]
 
-  The interval's width gives the standard error of one study; it shrinks with the square root of the groups.
-  """
-  error = (high - low) / (2 * stats.norm.isf(0.025))
-  return math.ceil(groups * ((stats.norm.isf(0.025) + stats.norm.isf(1 - power)) * error / difference) ** 2)
+  def difference_R(changes):
+    pairs = zip(whole, changes, strict=True)
+    return np.mean([of(side_b - change) - of(side_a + change) for (side_a, side_b), change in pairs], 0)
+
+  observed = abs(difference_R([np.zeros((1, *move.shape[1:])) for move in moves])[0])
+  rng = np.random.default_rng([seed, 1])
+  as_large, left = 0, swaps
+  while left:
+    batch = min(left, max(1, _BATCH_ENTRIES // max(1, moved_G.sum())))
+    swapped_RG = rng.integers(0, 2, (batch, moved_G.sum()), np.uint8).astype(np.float64)
+    differences = difference_R([np.tensordot(swapped_RG, move, 1) for move in moves])
+    as_large += int(np.sum(np.abs(differences) >= observed - 1e-12))
+    left -= batch
+  return (as_large + 1) / (swaps + 1)
 
 
 def _groups(groups, n) -> tuple[np.ndarray, int]:
@@ -257,49 +345,3 @@ def _groups(groups, n) -> tuple[np.ndarray, int]:
   if count < 2:
     raise UserError("all items belong to one group; intervals need at least two independent groups (patients)")
   return group_of, count
-
-
-def _resampled(weights_RG: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-  """Statistics [R, *S] of each weighting of the groups' statistics [G, *S]."""
-  return np.tensordot(weights_RG, statistics, 1)
-
-
-def _bootstrap(values: Callable, groups: int, seed: int, resamples: int, level: float):
-  """Percentile interval of `values(weights [R, G]) -> [..., R]` over resampled groups, by scipy."""
-
-  def statistic(indices, axis=-1):
-    rows = indices.reshape(-1, groups)
-    offsets = groups * np.arange(len(rows))[:, None]
-    weights_RG = np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
-    values_MR = values(weights_RG)
-    return values_MR if indices.ndim > 1 else values_MR[..., 0]
-
-  result = stats.bootstrap(
-    (np.arange(groups),),
-    statistic,
-    n_resamples=resamples,
-    batch=max(1, _BATCH_ENTRIES // groups),
-    vectorized=True,
-    axis=-1,
-    confidence_level=level,
-    method="percentile",
-    rng=np.random.default_rng([seed, 0]),
-  )
-  return result.confidence_interval
-
-
-def _exchange_p(a: np.ndarray, b: np.ndarray, difference_R: Callable, seed: int, resamples: int) -> float:
-  """Two-sided Monte Carlo p: how often swapping a and b [G, *S] in random groups gives a difference as large."""
-  whole_a, whole_b = a.sum(0), b.sum(0)
-  moved = (b - a)[np.any(a != b, axis=tuple(range(1, a.ndim)))]
-  observed = abs(difference_R(whole_a[None], whole_b[None])[0])
-  rng = np.random.default_rng([seed, 1])
-  as_large, left = 0, resamples
-  while left:
-    batch = min(left, max(1, _BATCH_ENTRIES // max(1, len(moved))))
-    swapped_RG = rng.integers(0, 2, (batch, len(moved))).astype(np.float64)
-    change = _resampled(swapped_RG, moved)
-    differences = difference_R(whole_a + change, whole_b - change)
-    as_large += int(np.sum(np.abs(differences) >= observed - 1e-12))
-    left -= batch
-  return (as_large + 1) / (resamples + 1)

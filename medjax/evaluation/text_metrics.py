@@ -22,11 +22,13 @@ class TextMetric:
     name: key in `TEXT_METRICS`.
     higher_is_better: the direction of improvement; None where neither is, and the metric only describes.
     per_item: whether the value of an item is 0 or 1, so that McNemar's test applies.
+    bounded: whether the value of an item lies between 0 and 1.
   """
 
   name: str
   higher_is_better: bool | None = True
   per_item: bool = False
+  bounded: bool = True
 
 
 TEXT_METRICS: dict[str, TextMetric] = {
@@ -38,7 +40,7 @@ TEXT_METRICS: dict[str, TextMetric] = {
     TextMetric("rouge1"),
     TextMetric("rouge2"),
     TextMetric("rougeL"),
-    TextMetric("length_ratio", higher_is_better=None),
+    TextMetric("length_ratio", higher_is_better=None, bounded=False),
     TextMetric("exact_match", per_item=True),
   )
 }
