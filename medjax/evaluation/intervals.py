@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 _BATCH_ENTRIES = 4_000_000  # resampled group indices held at once
 _STEP = 1e-3  # of a count, in numerical derivatives
@@ -47,7 +47,7 @@ def smoothed_error(counts: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -
 
 def t_quantile(groups: int, level: float) -> float:
   """The two-sided quantile of Student's t that goes with an error estimated from so many groups."""
-  return float(stats.t.isf((1 - level) / 2, groups - 1))
+  return float(special.stdtrit(groups - 1, (1 + level) / 2))
 
 
 def t_interval(value: float, error: float, groups: int, level: float) -> tuple[float, float]:
@@ -97,12 +97,12 @@ def bca_interval(value: float, resampled: np.ndarray, left_out: np.ndarray, z: f
   if np.ptp(resampled) == 0:
     return value, value
   share = (np.mean(resampled < value) + np.mean(resampled <= value)) / 2
-  bias = stats.norm.ppf(np.clip(share, 0.5 / resamples, 1 - 0.5 / resamples))
+  bias = special.ndtri(np.clip(share, 0.5 / resamples, 1 - 0.5 / resamples))
   spread = left_out.mean() - left_out
   cubes = (spread**2).sum() ** 1.5
   acceleration = (spread**3).sum() / (6 * cubes) if cubes > 0 else 0.0
   ends = np.array([bias - z, bias + z])
-  low, high = np.quantile(resampled, stats.norm.cdf(bias + ends / (1 - acceleration * ends)))
+  low, high = np.quantile(resampled, special.ndtr(bias + ends / (1 - acceleration * ends)))
   return float(low), float(high)
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from medjax.errors import UserError
 
@@ -33,7 +33,7 @@ def minimum_detectable_difference(
   """
   if n < 1 or not 0 < discordance <= 1:
     raise UserError(f"n = {n} and discordance = {discordance}; give n of at least 1 and a discordance in (0, 1]")
-  z_alpha, z_power = stats.norm.isf(alpha / 2), stats.norm.isf(1 - power)
+  z_alpha, z_power = -special.ndtri(alpha / 2), special.ndtri(power)
 
   def shortfall(d):
     return z_alpha * math.sqrt(discordance) + z_power * math.sqrt(discordance - d * d) - math.sqrt(n) * d
@@ -57,12 +57,12 @@ def detectable(error: float, groups: int, span: tuple[float, float] | None) -> f
     The difference in the metric's unit; None where nothing says.
   """
   if error > 0:
-    return float((stats.t.isf(ALPHA / 2, groups - 1) + stats.norm.isf(1 - POWER)) * error)
+    return float((special.stdtrit(groups - 1, 1 - ALPHA / 2) + special.ndtri(POWER)) * error)
   fewest = math.ceil(1 - math.log2(ALPHA))
   if span is None or groups < fewest:
     return None
   # P(at least k of n groups change) is the distribution function of a beta(k, n - k + 1) at the share that changes.
-  return float(stats.beta.ppf(POWER, fewest, groups - fewest + 1) * (span[1] - span[0]))
+  return float(special.betaincinv(fewest, groups - fewest + 1, POWER) * (span[1] - span[0]))
 
 
 def groups_needed(error: float, groups: int, distance: float, family: int = 1) -> int:
@@ -74,5 +74,5 @@ def groups_needed(error: float, groups: int, distance: float, family: int = 1) -
     distance: above 0.
     family: comparisons among which the level is shared (Bonferroni; Holm's first step).
   """
-  z = stats.norm.isf(ALPHA / 2 / family) + stats.norm.isf(1 - POWER)
+  z = special.ndtri(POWER) - special.ndtri(ALPHA / 2 / family)
   return math.ceil(groups * (z * error / distance) ** 2)

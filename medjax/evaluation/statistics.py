@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from statsmodels.stats.multitest import multipletests
 
 from medjax.errors import UserError
@@ -271,10 +271,12 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
   Lydersen, Laake 2013), for the exact p is often far from reaching its level.
   """
   only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
-  if not only_a + only_b:
+  fewer, differ = min(only_a, only_b), only_a + only_b
+  if 2 * fewer == differ:
     return 1.0, 1.0
-  p = float(stats.binomtest(only_a, only_a + only_b).pvalue)
-  return p, p - float(stats.binom.pmf(only_a, only_a + only_b, 0.5)) if only_a != only_b else p
+  below = special.bdtr(fewer - 1, differ, 0.5) if fewer else 0.0
+  up_to = special.bdtr(fewer, differ, 0.5)
+  return float(2 * up_to), float(below + up_to)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
