@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 from scipy import special
-from statsmodels.stats.multitest import multipletests
 
 from medjax.errors import UserError
 from medjax.evaluation import intervals, metrics, power
@@ -281,7 +280,11 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
   """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-  return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+  p = np.asarray(p_values, np.float64)
+  order = np.argsort(p, kind="stable")
+  adjusted = np.empty_like(p)
+  adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+  return adjusted.tolist()
 
 
 def _cohens_g(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -177,9 +177,16 @@ def recommend(
 
 
 def describe(row: dict) -> str:
-  """One comparison in words: `sft -> dpo +0.020 [-0.010, +0.050], Holm p 0.21`."""
+  """One comparison in words: `sft -> dpo +0.020 [-0.010, +0.050], Holm p 0.21, detectable 0.043`."""
   interval = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-  return f"{row['a']} -> {row['b']} {interval}, Holm p {p_text(row['p_holm'])}"
+  shown = detectable(row)
+  could = f", detectable {shown:.3f}" if shown is not None else ""
+  return f"{row['a']} -> {row['b']} {interval}, Holm p {p_text(row['p_holm'])}{could}"
+
+
+def detectable(row: Mapping) -> float | None:
+  """The minimum detectable difference beside a comparison that shows none, else None."""
+  return row.get("mdd") if row["p_holm"] >= ALPHA else None
 
 
 def p_text(p: float) -> str:
@@ -304,12 +311,10 @@ def _more_examples(open_rows: Sequence[dict], higher_is_better: bool, margin: fl
 def _advice(more: int | None, open_rows: Sequence[dict], margin: float) -> str:
   if more is None:
     return "The comparisons contradict one another; more training seeds would help."
-  rows, groups = open_rows[0]["n"], open_rows[0]["groups"]
-  found = [row["mdd"] for row in open_rows if row["mdd"] is not None]
-  shows = f" These {rows} would show a difference of {max(found):.3f} with 80 % power." if found else ""
+  groups, enough = open_rows[0]["groups"], enough_groups(margin)
   few = (
-    f" A gain of more than {margin:g} can be ruled out from {enough_groups(margin)} test patients on, not {groups}."
-    if groups < enough_groups(margin)
+    f" A gain of more than {margin:g} can be ruled out from {enough} test patients on, not {groups}."
+    if groups < enough
     else ""
   )
-  return f"About {more} more test examples are needed, were the true differences those found.{shows}{few}"
+  return f"About {more} more test examples are needed, were the true differences those found.{few}"

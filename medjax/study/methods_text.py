@@ -10,10 +10,13 @@ from medjax.study.compare import enough_groups
 _CITED = {
   "dpo": "Rafailov R, Sharma A, Mitchell E, Ermon S, Manning CD, Finn C. Direct preference optimization: your language "
   "model is secretly a reward model. NeurIPS 2023.",
-  "bootstrap": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993.",
+  "score": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am Stat Assoc "
+  "1927;22:209-212.",
+  "jackknife": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993.",
+  "bca": "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 1987;82:171-185.",
   "mcnemar": "McNemar Q. Note on the sampling error of the difference between correlated proportions or percentages. "
   "Psychometrika 1947;12:153-157.",
-  "exchange": "Phipson B, Smyth GK. Permutation p-values should never be zero. Stat Appl Genet Mol Biol 2010;9:39.",
+  "permutation": "Phipson B, Smyth GK. Permutation p-values should never be zero. Stat Appl Genet Mol Biol 2010;9:39.",
   "holm": "Holm S. A simple sequentially rejective multiple test procedure. Scand J Statist 1979;6:65-70.",
   "few": "Hanley JA, Lippman-Hand A. If nothing goes wrong, is everything all right? JAMA 1983;249:1743-1745.",
   "absence": "Piaggio G, Elbourne DR, Pocock SJ, Evans SJW, Altman DG. Reporting of noninferiority and equivalence "
@@ -22,9 +25,11 @@ _CITED = {
 }
 _MARKS = {
   "dpo": "Rafailov et al. 2023",
-  "bootstrap": "Efron and Tibshirani 1993",
+  "score": "Wilson 1927",
+  "jackknife": "Efron and Tibshirani 1993",
+  "bca": "Efron 1987",
   "mcnemar": "McNemar 1947",
-  "exchange": "Phipson and Smyth 2010",
+  "permutation": "Phipson and Smyth 2010",
   "holm": "Holm 1979",
   "few": "Hanley and Lippman-Hand 1983",
   "absence": "Piaggio et al. 2012",
@@ -119,17 +124,20 @@ def _training(study, runs) -> Iterator[str]:
 def _statistics(study, runs) -> Iterator[str]:
   protocol, comparisons = study.get("protocol", {}), study["comparisons"]
   primary = dict.fromkeys(names.metric(row["metric"]) for row in study["results"] if row["primary"])
-  resamples = f" of {protocol['resamples']} resamples" if protocol.get("resamples") else ""
   yield (
-    f"Primary metric: {_and(primary)}. Intervals are 95 % percentile bootstrap intervals{resamples} with the patient "
-    f"as the unit ({_MARKS['bootstrap']}); differences use the same resampled patients for both methods."
+    f"Primary metric: {_and(primary)}. Intervals are at 95 % with the patient as the unit: of a value, score intervals "
+    f"({_MARKS['score']}) with the jackknife's standard error ({_MARKS['jackknife']}); of a difference, t intervals "
+    "with the jackknife's standard error of the paired difference."
   )
+  if any(row.get("interval") == "bca" for row in study["results"]):
+    resamples = f" of {protocol['resamples']} resamples" if protocol.get("resamples") else ""
+    yield f"Metrics without bounds have BCa bootstrap intervals{resamples} ({_MARKS['bca']})."
   tests = {row.get("test") for row in comparisons}
   used = []
-  if "mcnemar" in tests:
+  if "mcnemar_exact" in tests:
     used.append(f"McNemar's exact test ({_MARKS['mcnemar']})")
-  if tests & {"exchange", None}:
-    used.append(f"an exchange test over patients ({_MARKS['exchange']})")
+  if tests & {"permutation", None}:
+    used.append(f"a permutation test over patients ({_MARKS['permutation']})")
   if comparisons:
     yield (
       f"Differences in the primary metric were tested two-sided by {_and(used)}, with Holm's adjustment over all "

@@ -10,7 +10,7 @@ import jinja2
 from medjax import files
 from medjax.errors import UserError
 from medjax.study import names
-from medjax.study.compare import p_text
+from medjax.study.compare import detectable, p_text
 
 WIDTH = 100
 VERDICTS = {
@@ -30,7 +30,7 @@ _TEMPLATE = """\
 
 {% endfor %}
 ## Primary metrics
-Value [95 % interval] on the {{ study.results[0].split }} split; percentile bootstrap over patients.
+Value [95 % interval] on the {{ study.results[0].split }} split, over patients (docs/statistics.md).
 
 {{ table(["task / target", "metric", "n"] + runs, primary) }}
 {% if baselines %}
@@ -39,10 +39,15 @@ Baselines without a language model, not in the verdict: {{ baselines | join(", "
 {% endif %}
 
 ## Differences
-Difference b - a of the primary metric [95 % paired bootstrap interval over patients]; p by McNemar's exact test or an
-exchange test, then by Holm over the {{ study.comparisons | length }} comparisons of this study.
+Difference b - a of the primary metric [95 % paired interval over patients]; p by McNemar's exact test or a
+permutation test, then by Holm over the {{ study.comparisons | length }} comparisons of this study. Effect size: Cohen's
+g with McNemar's test, else Cohen's d of paired values. Detectable: where no difference is shown, the one that these
+rows would show with 80 % power.
+{% if several_seeds %}
+Seed SD: between training seeds, which no interval covers.
+{% endif %}
 
-{{ table(["task / target", "a", "b", "metric", "difference", "p", "p (Holm)"], differences) }}
+{{ table(difference_columns, differences) }}
 
 ## All metrics
 Described, not tested.
@@ -104,7 +109,8 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
       f"{row['task']} / {row['target']}",
       *(row["a"], row["b"], _metric(row["metric"])),
       f"{row['difference']:+.3f} {_interval(row, '+')}",
-      *(p_text(row["p"]), p_text(row["p_holm"])),
+      *(p_text(row["p"]), p_text(row["p_holm"]), _number(row.get("effect_size"), "+"), _number(detectable(row))),
+      *([_number(row.get("seed_sd"))] if several_seeds(study) else []),
     ]
     for row in study["comparisons"]
   ]
@@ -120,6 +126,11 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
     baselines=list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline"))),
     primary=primary,
     differences=differences,
+    difference_columns=[
+      *("task / target", "a", "b", "metric", "difference", "p", "p (Holm)", "effect size", "detectable"),
+      *(["seed SD"] if several_seeds(study) else []),
+    ],
+    several_seeds=several_seeds(study),
     columns=columns,
     training=[[row.get(column, "") for column in columns] for row in study["training"]],
     name_run=name_run,
@@ -180,6 +191,10 @@ def _table(header, rows) -> str:
 def _cell(value) -> str:
   text = f"{value:,.4g}" if isinstance(value, float) else str(value)
   return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None, sign: str = "") -> str:
+  return "" if value is None else f"{value:{sign}.3f}"
 
 
 def _interval(row, sign: str = "") -> str:

@@ -10,7 +10,7 @@ import jinja2
 
 from medjax import files
 from medjax.study import methods_text, names, report, report_figures
-from medjax.study.compare import p_text
+from medjax.study.compare import detectable, p_text
 
 VERDICTS = {  # id -> mark, plain words
   "sft_is_enough": ("✓", "SFT improves on the base model, and a further gain from DPO that would matter is ruled out."),
@@ -67,7 +67,7 @@ def write_html(
     keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined,
   )
-  environment.globals |= {"names": names, "p_text": p_text}
+  environment.globals |= {"names": names, "p_text": p_text, "detectable": detectable}
   baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
   text = environment.get_template("report.html.j2").render(
     study=study,

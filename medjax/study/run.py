@@ -254,7 +254,8 @@ def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, A
       {"task": run.task, "method": run.method, "seed": run.seed, "candidate": run.candidate, **dict(run.overrides)}
       for run in chosen.values()
     ],
-    "intervals": "95 % percentile bootstrap over patients",
+    "intervals": "95 % over patients, by the jackknife: score intervals of values (BCa bootstrap where a metric has no "
+    "bounds), t intervals of differences",
     "resamples": RESAMPLES,
     "margin": compare.MARGIN,
     "config": files.fingerprint(schema.as_dict(config)),

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from medjax.errors import UserError
-from medjax.evaluation import metrics, statistics
+from medjax.evaluation import intervals, metrics, power, statistics
 from medjax.tasks.task import Target
 
 TARGET = Target(("low", "middle", "high"), ordinal=True)
@@ -18,19 +16,19 @@ LABELS = np.array(TARGET.labels)
 PRIOR = np.array([0.5, 0.3, 0.2])
 
 
-def intervals_of(references, predictions, names, target, groups=None, seed=0, resamples=2000):
+def intervals_of(references, predictions, names, target, groups=None):
   """Intervals of several metrics of label predictions."""
-  return statistics.intervals(statistics.label_sample(references, predictions, names, target, groups), seed, resamples)
+  return statistics.estimate(statistics.label_sample(references, predictions, names, target, groups))
 
 
-def interval_of(references, predictions, name, target, groups=None, seed=0, resamples=2000):
-  return intervals_of(references, predictions, [name], target, groups, seed, resamples)[name]
+def interval_of(references, predictions, name, target, groups=None):
+  return intervals_of(references, predictions, [name], target, groups)[name]
 
 
-def compared(references, predictions_a, predictions_b, name, target, groups=None, seed=0, resamples=2000):
+def compared(references, predictions_a, predictions_b, name, target, groups=None, seed=0, swaps=2000):
   """Two methods' label predictions compared on one metric."""
   a, b = (statistics.label_sample(references, side, [name], target, groups) for side in (predictions_a, predictions_b))
-  return statistics.difference(a, b, name, seed, resamples)
+  return statistics.difference([a], [b], name, seed, swaps)
 
 
 def simulate(rng, n, *skills, labels=LABELS, prior=PRIOR):
@@ -40,47 +38,106 @@ def simulate(rng, n, *skills, labels=LABELS, prior=PRIOR):
   return [labels[codes].tolist() for codes in (truth, *answers)]
 
 
-def true_macro_f1(skill, prior=PRIOR):
-  joint = np.diag(prior * skill) + np.outer(prior, prior) * (1 - skill)
-  return (2 * np.diag(joint) / (joint.sum(0) + joint.sum(1))).mean()
+@pytest.mark.parametrize("kind", ["mean", "macro_f1"])
+def test_bca_is_scipys_where_every_patient_has_one_item(kind):
+  rng = np.random.default_rng(0)
+  if kind == "mean":
+    sample = statistics.score_sample({"ratio": rng.lognormal(0, 0.7, 25)})
+    of, function = sample.measures["ratio"].of, np.mean
+    data = (sample.statistics[:, 0, 0],)
+  else:
+    references, predictions = simulate(rng, 25, 0.6)
+    sample = statistics.label_sample(references, predictions, [kind], TARGET)
+    data = [np.array([TARGET.labels.index(label) for label in side]) for side in (references, predictions)]
+    of = sample.measures[kind].of
+    function = lambda a, b: sk.f1_score(a, b, labels=range(3), average="macro", zero_division=0)  # noqa: E731
+  drawn = intervals.resample(lambda weights: of(np.tensordot(weights, sample.statistics, 1)), 25, 5, 400)
+  left_out = of(sample.statistics.sum(0) - sample.statistics)
+  rng = np.random.default_rng([5, 0])
+  expected = stats.bootstrap(data, function, paired=True, vectorized=False, n_resamples=400, method="BCa", rng=rng)
+  whole = of(sample.statistics.sum(0))
+  assert whole == pytest.approx(function(*data))
+  found = intervals.bca_interval(whole, drawn, left_out, stats.norm.isf(0.025))
+  assert found == pytest.approx(tuple(expected.confidence_interval))
 
 
-@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "quadratic_kappa"])
-def test_interval_is_scipys(name):
-  references, predictions = simulate(np.random.default_rng(0), 25, 0.6)
-  codes = [np.array([TARGET.labels.index(label) for label in side]) for side in (references, predictions)]
-  function = {
-    "accuracy": sk.accuracy_score,
-    "macro_f1": lambda a, b: sk.f1_score(a, b, labels=range(3), average="macro", zero_division=0),
-    "quadratic_kappa": lambda a, b: sk.cohen_kappa_score(a, b, labels=range(3), weights="quadratic"),
-  }[name]
+def test_bca_of_patients_is_that_of_their_sums():
+  """Patients with several items: scipy, given a row of sum and count for each patient."""
+  rng = np.random.default_rng(1)
+  groups = rng.integers(0, 20, 60)
+  sample = statistics.score_sample({"ratio": rng.lognormal(0, 0.7, 60)}, groups.tolist())
+  of, sums = sample.measures["ratio"].of, sample.statistics[:, 0]
+  drawn = intervals.resample(lambda weights: of(np.tensordot(weights, sample.statistics, 1)), len(sums), 5, 400)
+  left_out = of(sample.statistics.sum(0) - sample.statistics)
   expected = stats.bootstrap(
-    codes,
-    function,
+    (sums[:, 0], sums[:, 1]),
+    lambda total, count: total.sum() / count.sum(),
     paired=True,
     vectorized=False,
     n_resamples=400,
-    method="percentile",
+    method="BCa",
     rng=np.random.default_rng([5, 0]),
   ).confidence_interval
-  found = interval_of(references, predictions, name, TARGET, seed=5, resamples=400)
-  assert (found.low, found.high) == pytest.approx(tuple(expected))
-  assert found.value == pytest.approx(function(*codes))
-  assert (found.n, found.groups) == (25, 25)
+  found = intervals.bca_interval(of(sample.statistics.sum(0)), drawn, left_out, stats.norm.isf(0.025))
+  assert found == pytest.approx(tuple(expected))
 
 
-def test_interval_of_accuracy_is_near_the_binomial_one():
-  references, predictions = simulate(np.random.default_rng(1), 400, 0.5)
+def test_a_metric_without_bounds_gets_the_wider_bca():
+  scores = np.random.default_rng(2).lognormal(0, 0.7, 30)
+  found = statistics.estimate(statistics.score_sample({"length_ratio": scores}), seed=5, resamples=999)["length_ratio"]
+  drawn = intervals.resample(lambda weights: weights @ scores / 30, 30, 5, 999)
+  left_out = (scores.sum() - scores) / 29
+  narrow = intervals.bca_interval(scores.mean(), drawn, left_out, stats.norm.isf(0.025))
+  assert found.method == "bca" and found.value == pytest.approx(scores.mean())
+  assert found.low < narrow[0] and narrow[1] < found.high
+  assert found.high - found.low < 1.2 * (narrow[1] - narrow[0])
+
+
+def test_bca_of_equal_values_is_that_value():
+  assert intervals.bca_interval(0.5, np.full(50, 0.5), np.full(9, 0.5), 1.96) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 1.0])
+def test_interval_of_accuracy_is_wilsons(share):
+  n = 400
+  references = ["low"] * n
+  predictions = ["low"] * round(share * n) + ["high"] * round((1 - share) * n)
   found = interval_of(references, predictions, "accuracy", TARGET)
-  low, high = proportion_confint(round(found.value * 400), 400)
-  assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
+  expected = proportion_confint(round(share * n), n, method="wilson")
+  assert (found.value, found.method, found.n, found.groups) == (share, "score", n, n)
+  assert (found.low, found.high) == pytest.approx(expected, abs=2e-3)  # t for z, n - 1 for n
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_intervals_stay_within_the_metrics_bounds_and_have_a_width(name):
+  low, high = metrics.span(name, TARGET)
+  for answers in (["low"] * 12 + ["high"] * 3, ["high"] * 12 + ["low"] * 3, ["low", "middle", "high"] * 5):
+    for references in (answers, answers[::-1], ["low", "middle", "high"] * 5):
+      found = interval_of(references, answers, name, TARGET)
+      assert low <= found.low <= found.high <= high and found.low <= found.value <= found.high
+      assert found.high - found.low > 0.05
+
+
+def test_jackknife_error_of_a_mean_is_the_textbooks():
+  scores = np.random.default_rng(3).random(30)
+  left_out = (scores.sum() - scores) / 29
+  assert intervals.jackknife_error(left_out) == pytest.approx(scores.std(ddof=1) / np.sqrt(30))
+
+
+def test_smoothed_error_of_accuracy_by_hand():
+  """Half a right and half a wrong answer more for each of two labels: 9 + 1 right and 0 + 1 wrong of 9 + 2."""
+  counts = np.array([[5.0, 0, 0], [0, 4, 0]])
+  error = intervals.smoothed_error(
+    counts, lambda counts: metrics.METRICS["accuracy"].from_counts(counts, Target(("a", "b")))
+  )
+  assert error == pytest.approx(np.sqrt(10 / 11 * 1 / 11 / 11), rel=2e-3)
 
 
 def test_several_metrics_at_once_are_what_they_are_alone():
   references, predictions = simulate(np.random.default_rng(2), 30, 0.6)
-  together = intervals_of(references, predictions, metrics.applicable(TARGET), TARGET, resamples=200)
+  together = intervals_of(references, predictions, metrics.applicable(TARGET), TARGET)
   for name, interval in together.items():
-    assert interval_of(references, predictions, name, TARGET, resamples=200) == interval
+    assert interval_of(references, predictions, name, TARGET) == interval
 
 
 def test_repeated_items_of_a_patient_add_no_certainty():
@@ -99,9 +156,9 @@ def test_repeated_items_of_a_patient_add_no_certainty():
 def test_order_of_items_does_not_matter(order, name):
   items = simulate(np.random.default_rng(4), 24, 0.4, 0.7)
   groups = [f"p{i // 2}" for i in range(24)]
-  expected = compared(*items, name, TARGET, groups, resamples=200)
+  expected = compared(*items, name, TARGET, groups, swaps=200)
   shuffled = [[side[i] for i in order] for side in (*items, groups)]
-  assert compared(*shuffled[:3], name, TARGET, shuffled[3], resamples=200) == expected
+  assert compared(*shuffled[:3], name, TARGET, shuffled[3], swaps=200) == expected
 
 
 @given(st.integers(0, 50), st.sampled_from(sorted(metrics.METRICS)), st.booleans())
@@ -112,7 +169,10 @@ def test_swapping_the_methods_flips_the_sign(seed, name, clustered):
   forth = compared(references, a, b, name, TARGET, groups, seed, 200)
   back = compared(references, b, a, name, TARGET, groups, seed, 200)
   assert (back.difference, back.low, back.high) == pytest.approx((-forth.difference, -forth.high, -forth.low))
-  assert back.p == pytest.approx(forth.p)
+  assert back.p == pytest.approx(forth.p) and back.p_mid == pytest.approx(forth.p_mid)
+  assert (back.error, back.mdd) == pytest.approx((forth.error, forth.mdd))
+  if forth.effect_size is not None:
+    assert back.effect_size == pytest.approx(-forth.effect_size)
 
 
 def test_difference_is_b_minus_a_and_deterministic():
@@ -130,7 +190,9 @@ def test_equal_answers_differ_by_nothing():
   references, a = simulate(np.random.default_rng(7), 20, 0.5)
   for name in ("accuracy", "macro_f1"):
     found = compared(references, a, a, name, TARGET)
-    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.difference, found.low, found.high, found.p, found.effect_size) == (0, 0, 0, 1, None)
+    # Six changes in one direction, each of 20 patients with this probability: found in four studies of five.
+    assert stats.binom.sf(5, 20, found.mdd) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "under_triage"])
@@ -145,20 +207,36 @@ def test_mcnemar_is_statsmodels(name):
   table = np.zeros((2, 2))
   for truth, one, other in zip(references, a, b, strict=True):
     table[int(hit(truth, one)), int(hit(truth, other))] += 1
-  assert found.method == "mcnemar"
+  assert found.test == "mcnemar_exact"
   assert found.p == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+  only_a, only_b = int(table[1, 0]), int(table[0, 1])
+  # mid-p: half the probability of the table at hand, twice for two sides (Fagerland et al. 2013)
+  smaller = min(only_a, only_b)
+  mid = 2 * stats.binom.cdf(smaller - 1, only_a + only_b, 0.5) + stats.binom.pmf(smaller, only_a + only_b, 0.5)
+  assert found.p_mid == pytest.approx(mid) and found.p_mid < found.p
+  assert (found.effect, found.effect_size) == ("cohens_g", pytest.approx(only_b / (only_a + only_b) - 0.5))
+
+
+@pytest.mark.parametrize("only_a, only_b", [(0, 1), (0, 7), (3, 9), (9, 3), (5, 5), (0, 0)])
+def test_mcnemar_of_few_pairs(only_a, only_b):
+  a = np.array([1] * only_a + [0] * only_b + [1, 0])
+  b = np.array([0] * only_a + [1] * only_b + [1, 0])
+  p, mid = statistics.mcnemar(a, b)
+  expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+  assert p == pytest.approx(expected) and mid <= p
 
 
 def test_mcnemar_gives_way_where_patients_have_several_items():
   references, a, b = simulate(np.random.default_rng(9), 40, 0.4, 0.7)
   found = compared(references, a, b, "accuracy", TARGET, [f"p{i // 2}" for i in range(40)])
-  assert found.method == "exchange"
+  assert found.test == "permutation"
+  assert found.p_mid is None
 
 
-def test_exchange_p_is_the_exact_one_within_monte_carlo_error():
+def test_permutation_p_is_the_exact_one_within_monte_carlo_error():
   references, a, b = simulate(np.random.default_rng(10), 24, 0.3, 0.6)
   groups = [f"p{i // 3}" for i in range(24)]
-  found = compared(references, a, b, "macro_f1", TARGET, groups, resamples=4000)
+  found = compared(references, a, b, "macro_f1", TARGET, groups, swaps=4000)
 
   def f1(answers):
     return sk.f1_score(references, answers, labels=TARGET.labels, average="macro", zero_division=0)
@@ -175,41 +253,8 @@ def test_exchange_p_is_the_exact_one_within_monte_carlo_error():
 
 def test_p_is_never_zero():
   references = ["low", "high"] * 40
-  found = compared(references, ["middle"] * 80, references, "macro_f1", TARGET, resamples=99)
+  found = compared(references, ["middle"] * 80, references, "macro_f1", TARGET, swaps=99)
   assert found.p == 0.01
-
-
-def test_intervals_cover_and_p_values_keep_their_level():
-  rng = np.random.default_rng(11)
-  covered, false_alarms, found_real = 0, {"macro_f1": 0, "accuracy": 0}, 0
-  truth = true_macro_f1(0.6) - true_macro_f1(0.4)
-  for trial in range(200):
-    references, a, b, also_a = simulate(rng, 60, 0.4, 0.6, 0.4)
-    found = compared(references, a, b, "macro_f1", TARGET, seed=trial, resamples=400)
-    covered += found.low <= truth <= found.high
-    found_real += found.p < 0.05
-    for name in false_alarms:
-      null = compared(references, a, also_a, name, TARGET, seed=trial, resamples=400)
-      false_alarms[name] += null.p <= 0.05
-  assert 0.89 <= covered / 200 <= 0.99  # 0.95 within four standard errors
-  assert 0.005 <= false_alarms["macro_f1"] / 200 <= 0.11
-  assert false_alarms["accuracy"] / 200 <= 0.09  # exact McNemar is conservative
-  assert found_real / 200 > 0.3
-
-
-def test_clustered_intervals_cover_where_naive_ones_do_not():
-  rng = np.random.default_rng(12)
-  covered = {"clustered": 0, "naive": 0}
-  for trial in range(200):
-    references, predictions = (side * 4 for side in simulate(rng, 40, 0.5))
-    groups = [f"p{i}" for i in range(40)] * 4
-    for kind in covered:
-      found = interval_of(
-        references, predictions, "accuracy", TARGET, groups if kind == "clustered" else None, trial, 300
-      )
-      covered[kind] += found.low <= 0.5 + 0.5 * (PRIOR**2).sum() <= found.high
-  assert covered["clustered"] / 200 > 0.88
-  assert covered["naive"] / 200 < 0.8
 
 
 def test_holm_by_hand():
@@ -218,23 +263,44 @@ def test_holm_by_hand():
   assert statistics.holm([]) == []
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_holm_rejects_what_stepping_down_rejects(p_values):
+  """Holm's rule as he wrote it: from the smallest p on, reject while p <= 0.05 / (those left)."""
+  rejected = set()
+  for step, place in enumerate(np.argsort(p_values, kind="stable")):
+    if p_values[place] * (len(p_values) - step) > 0.05:
+      break
+    rejected.add(place)
+  assert {place for place, p in enumerate(statistics.holm(p_values)) if p <= 0.05} == rejected
+
+
 def test_minimum_detectable_difference_is_detected_as_often_as_promised():
   n, discordance = 300, 0.2
-  difference = statistics.minimum_detectable_difference(n, discordance)
+  difference = power.minimum_detectable_difference(n, discordance)
   rng = np.random.default_rng(13)
   shares = [(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance]
   counts = rng.multinomial(n, shares, size=1000)
   found = np.mean([stats.binomtest(int(b), int(b + c)).pvalue < 0.05 for b, c, _ in counts])
   assert 0.7 < found < 0.85  # the exact test is a little weaker than the normal approximation
-  assert statistics.minimum_detectable_difference(4 * n, discordance) == pytest.approx(difference / 2, rel=0.05)
-  assert statistics.minimum_detectable_difference(10, discordance) is None
+  assert power.minimum_detectable_difference(4 * n, discordance) == pytest.approx(difference / 2, rel=0.05)
+  assert power.minimum_detectable_difference(10, discordance) is None
 
 
 def test_groups_needed_grows_with_the_square():
-  half = stats.norm.isf(0.025) * 0.05  # a standard error of 0.05 from 100 groups
-  needed = statistics.groups_needed(-half, half, 100, 0.05)
+  needed = power.groups_needed(0.05, 100, 0.05)
   assert needed == pytest.approx(100 * (stats.norm.isf(0.025) + stats.norm.isf(0.2)) ** 2, abs=1)
-  assert statistics.groups_needed(-half, half, 100, 0.1) == pytest.approx(needed / 4, abs=1)
+  assert power.groups_needed(0.05, 100, 0.1) == pytest.approx(needed / 4, abs=1)
+  assert power.groups_needed(0.05, 100, 0.05, family=10) == pytest.approx(
+    100 * (stats.norm.isf(0.0025) + stats.norm.isf(0.2)) ** 2, abs=1
+  )
+
+
+def test_detectable_differences_need_groups_and_bounds_where_nothing_differs():
+  assert power.detectable(0.0, 5, (0.0, 1.0)) is None  # five changes are never significant
+  assert power.detectable(0.0, 50, None) is None
+  assert power.detectable(0.0, 50, (-1.0, 1.0)) == pytest.approx(2 * power.detectable(0.0, 50, (0.0, 1.0)))
+  assert power.detectable(0.02, 10_000, None) == pytest.approx(0.056, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -251,19 +317,7 @@ def test_unusable_input_is_refused(arguments, message):
   with pytest.raises(UserError, match=message):
     interval_of(*arguments)
   with pytest.raises(UserError, match="discordance"):
-    statistics.minimum_detectable_difference(100, 0)
-
-
-def test_interval_of_scores_is_scipys():
-  scores = np.random.default_rng(20).beta(2, 1, 30)
-  expected = stats.bootstrap(
-    (scores,), np.mean, n_resamples=400, method="percentile", rng=np.random.default_rng([5, 0])
-  ).confidence_interval
-  other = np.random.default_rng(21).random(30)
-  found = statistics.intervals(statistics.score_sample({"other": other, "fact_f1": scores}), seed=5, resamples=400)
-  assert (found["fact_f1"].low, found["fact_f1"].high) == pytest.approx(tuple(expected))
-  assert found["fact_f1"].value == pytest.approx(scores.mean())
-  assert (found["fact_f1"].n, found["fact_f1"].groups) == (30, 30)
+    power.minimum_detectable_difference(100, 0)
 
 
 def test_scores_of_a_patient_stay_together():
@@ -273,21 +327,25 @@ def test_scores_of_a_patient_stay_together():
   assert sample.statistics.tolist() == [[[3, 3]], [[0, 1]]]
   weights_RG = np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
   assert measure.of(np.tensordot(weights_RG, sample.statistics, 1)).tolist() == [1.0, 0.75, 0.0]
-  found = statistics.intervals(sample, resamples=400)["fact_f1"]
+  found = statistics.estimate(sample, resamples=400)["fact_f1"]
   assert (found.value, found.low, found.high, found.n, found.groups) == (0.75, 0.0, 1.0, 4, 2)
+  bounded = statistics.score_sample({"fact_f1": [1.0, 1.0, 0.0, 1.0]}, ["a", "a", "b", "a"], bounded=["fact_f1"])
+  assert statistics.estimate(bounded)["fact_f1"].method == "score"
 
 
 def test_difference_of_scores_is_scipys_paired_permutation_test():
   rng = np.random.default_rng(22)
   a = rng.random(9)
   b = np.clip(a + rng.normal(0.1, 0.15, 9), 0, 1)
-  found = statistics.difference(*(statistics.score_sample({"rougeL": s}) for s in (a, b)), "rougeL", resamples=4000)
+  found = statistics.difference(*([statistics.score_sample({"rougeL": s})] for s in (a, b)), "rougeL", swaps=4000)
   exact = stats.permutation_test(
     (a, b), lambda a, b: np.mean(b - a), permutation_type="samples", n_resamples=np.inf, vectorized=False
   ).pvalue
-  assert found.method == "exchange"
+  assert found.test == "permutation"
   assert found.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000) + 1 / 4001)
-  assert found.difference == pytest.approx((b - a).mean()) and found.low < found.difference < found.high
+  expected = stats.ttest_rel(b, a).confidence_interval(0.95)
+  assert (found.difference, found.low, found.high) == pytest.approx(((b - a).mean(), *expected))
+  assert (found.effect, found.effect_size) == ("cohens_dz", pytest.approx((b - a).mean() / (b - a).std(ddof=1)))
 
 
 def test_mcnemar_serves_scores_of_0_and_1_with_one_item_a_patient():
@@ -295,14 +353,14 @@ def test_mcnemar_serves_scores_of_0_and_1_with_one_item_a_patient():
   a, b = (rng.random((2, 60)) < np.array([[0.5], [0.25]])).astype(float)
 
   def compared(groups=None, zero_one=("invention_rate",)):
-    samples = [statistics.score_sample({"invention_rate": s}, groups, zero_one) for s in (a, b)]
+    samples = [[statistics.score_sample({"invention_rate": s}, groups, zero_one)] for s in (a, b)]
     return statistics.difference(*samples, "invention_rate")
 
   table = np.array([[np.sum((a == i) & (b == j)) for j in (0, 1)] for i in (0, 1)])
   found = compared()
-  assert (found.method, found.p) == ("mcnemar", pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue))
-  assert compared([f"p{i // 2}" for i in range(60)]).method == "exchange"
-  assert compared(zero_one=()).method == "exchange"
+  assert (found.test, found.p) == ("mcnemar_exact", pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue))
+  assert compared([f"p{i // 2}" for i in range(60)]).test == "permutation"
+  assert compared(zero_one=()).test == "permutation"
 
 
 def test_labels_and_scores_share_one_road():
@@ -310,16 +368,41 @@ def test_labels_and_scores_share_one_road():
   references, a, b = simulate(np.random.default_rng(24), 40, 0.4, 0.7)
   groups = [f"p{i // 2}" for i in range(40)]
   hits = [np.array(references) == np.array(side) for side in (a, b)]
-  by_score = statistics.difference(*(statistics.score_sample({"hit": hit}, groups) for hit in hits), "hit")
+  samples = [[statistics.score_sample({"hit": hit}, groups, bounded=["hit"])] for hit in hits]
+  by_score = statistics.difference(*samples, "hit")
   by_label = compared(references, a, b, "accuracy", TARGET, groups)
   error = 4 * np.sqrt(2 * by_label.p * (1 - by_label.p) / 2000)  # swaps are drawn where answers differ, not scores
   assert by_score.p == pytest.approx(by_label.p, abs=error)
-  assert dataclasses.replace(by_score, p=by_label.p) == dataclasses.replace(
-    by_label,
-    difference=pytest.approx(by_label.difference),
-    low=pytest.approx(by_label.low),
-    high=pytest.approx(by_label.high),
+  for field in ("difference", "low", "high", "effect_size", "mdd"):
+    assert getattr(by_score, field) == pytest.approx(getattr(by_label, field))
+
+
+def test_seeds_are_averaged_and_a_copy_is_no_evidence():
+  references, a, b, c = simulate(np.random.default_rng(25), 60, 0.4, 0.7, 0.6)
+  a, b, c = (statistics.label_sample(references, side, ["macro_f1"], TARGET) for side in (a, b, c))
+  once = statistics.difference([a], [b], "macro_f1")
+  twice = statistics.difference([a, a], [b, b], "macro_f1")
+  assert (once.seeds, once.seed_sd, twice.seeds, twice.seed_sd) == (1, None, 2, 0.0)
+  assert (twice.difference, twice.low, twice.high, twice.p) == pytest.approx(
+    (once.difference, once.low, once.high, once.p)
   )
+  other = statistics.difference([a], [c], "macro_f1")
+  mixed = statistics.difference([a, a], [b, c], "macro_f1")
+  assert mixed.difference == pytest.approx((once.difference + other.difference) / 2)
+  assert mixed.test == "permutation" and mixed.n == 60
+  with pytest.raises(UserError, match="compare methods on the same rows"):
+    statistics.difference([a, a], [b], "macro_f1")
+
+
+def test_spread_of_seeds_by_hand():
+  """Means over four patients: what varies between seeds beyond patients by seeds, by the usual mean squares."""
+  a_SN = np.zeros((3, 4))
+  b_SN = np.array([[0.5, 0.6, 0.7, 0.8], [0.1, 0.3, 0.1, 0.4], [0.6, 0.9, 0.8, 0.5]])
+  samples = [[statistics.score_sample({"s": row}) for row in side] for side in (a_SN, b_SN)]
+  found = statistics.difference(*samples, "s")
+  rest = b_SN - b_SN.mean(0) - b_SN.mean(1, keepdims=True) + b_SN.mean()
+  mean_square = (rest**2).sum() / (2 * 3)
+  assert found.seed_sd == pytest.approx(np.sqrt(b_SN.mean(1).var(ddof=1) - mean_square / 4))
 
 
 @pytest.mark.parametrize(
@@ -329,8 +412,9 @@ def test_labels_and_scores_share_one_road():
     ({"rougeL": [0.1, 0.2], "rouge1": [0.1]}, None, "unequal number"),
     ({"rougeL": []}, None, "none at all"),
     ({"rougeL": [0.1, 0.2]}, ["p", "p"], "at least two"),
+    ({"rougeL": [0.1, 1.2]}, None, "rougeL of item 1 is not between 0 and 1"),
   ],
 )
 def test_unusable_scores_are_refused(scores, groups, message):
   with pytest.raises(UserError, match=message):
-    statistics.score_sample(scores, groups)
+    statistics.score_sample(scores, groups, bounded=["rougeL"])
