@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from medjax.errors import RunError, UserError
 from medjax.evaluation import statistics
-from medjax.evaluation.text_metrics import TEXT_METRICS
+from medjax.evaluation.text_metrics import TEXT_METRICS, text_metrics
 from medjax.study import compare
 from medjax.tasks.task import Facts, Target, TextTarget
 
@@ -64,7 +65,7 @@ def rows_of(*triples):
   pairs = [("base", "sft"), ("sft", "dpo"), ("base", "dpo")]
   return [
     {"a": a, "b": b, "metric": "macro_f1", "difference": (low + high) / 2, "low": low, "high": high}
-    | {"p_holm": p, "groups": 200}
+    | {"p_holm": p, "groups": 200, "n": 300, "error": (high - low) / 4, "mdd": 0.7 * (high - low)}
     for (a, b), (low, high, p) in zip(pairs, triples, strict=True)
   ]
 
@@ -84,20 +85,28 @@ def rows_of(*triples):
   ],
 )
 def test_rules_of_the_verdict(triples, verdict):
-  found, why = compare.recommend(rows_of(*triples), higher_is_better=True)
-  assert found == verdict
+  found = compare.recommend(rows_of(*triples), higher_is_better=True)
+  assert found["verdict"] == verdict
+  assert (found["more_examples"] is not None) == (": open" in found["why"])
+  turned = [
+    row | {"a": row["b"], "b": row["a"], "difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    for row in rows_of(*triples)
+  ]
+  assert compare.recommend(turned, higher_is_better=True) == found  # methods may be listed in any order
   mirrored = [
     row | {"metric": "triage_cost", "difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
     for row in rows_of(*triples)
   ]
-  found, why = compare.recommend(mirrored, higher_is_better=False)
-  assert found == verdict
-  assert "lower is better" in why
+  other = compare.recommend(mirrored, higher_is_better=False)
+  assert other["verdict"] == verdict and other["more_examples"] == found["more_examples"]
+  assert "lower is better" in other["why"]
 
 
 def test_a_study_without_dpo_is_not_decided():
-  verdict, why = compare.recommend(rows_of((0.1, 0.3, 0.001), (0, 0, 1), (0, 0, 1))[:1], higher_is_better=True)
-  assert verdict == "not_decidable" and "sft -> dpo" in why
+  found = compare.recommend(rows_of((0.1, 0.3, 0.001), (0, 0, 1), (0, 0, 1))[:1], higher_is_better=True)
+  assert found["verdict"] == "not_decidable" and "sft -> dpo" in found["why"]
+  assert found["more_examples"] is None, "more rows would not help"
+  assert compare.recommend([], higher_is_better=True)["verdict"] == "not_decidable"
 
 
 def test_rows_follow_the_schema():
@@ -117,7 +126,10 @@ def test_rows_follow_the_schema():
     where = row["target"], row["metric"]
     expected = value[where[0], row["b"], where[1]] - value[where[0], row["a"], where[1]]
     assert row["difference"] == pytest.approx(expected)
-  assert [row.keys() for row in recommendations] == [{"task", "target", "verdict", "why"}] * 2
+  keys = {"p_mid", "test", "effect_size", "effect", "mdd", "error", "seed_sd", "n", "groups", "seeds"}
+  assert all(keys <= row.keys() for row in comparisons)
+  assert {(row["test"], row["p_mid"], row["effect"]) for row in comparisons} == {("permutation", None, "cohens_dz")}
+  assert [row.keys() for row in recommendations] == [{"task", "target", "verdict", "why", "more_examples"}] * 2
 
 
 def test_order_of_answers_and_of_items_does_not_matter():
@@ -131,7 +143,7 @@ def test_order_of_answers_and_of_items_does_not_matter():
   )
 
 
-def test_seeds_are_pooled_by_patient():
+def test_seeds_are_averaged_by_patient():
   skills = {"base": 0.3, "sft": 0.6, "dpo": 0.85}
   once = compare.compare(study_answers(skills, n=60), TARGETS, METHODS, resamples=200)
   answers = study_answers(skills, n=60)
@@ -139,8 +151,9 @@ def test_seeds_are_pooled_by_patient():
   twice = compare.compare(answers, TARGETS, METHODS, resamples=200)
   assert len(twice[0]) == 2 * len(once[0])
   for one, two in zip(once[1], twice[1], strict=True):
-    assert two["n"] == 2 * one["n"] and two["groups"] == one["groups"]
+    assert (one["seeds"], two["seeds"], two["n"], two["groups"]) == (1, 2, one["n"], one["groups"])
     assert (two["low"], two["high"]) == pytest.approx((one["low"], one["high"]))  # a copy is no evidence
+    assert (one["seed_sd"], two["seed_sd"]) == (None, 0.0)
 
 
 def test_confusions_count_every_item():
@@ -151,11 +164,58 @@ def test_confusions_count_every_item():
 
 def test_harm_is_named_whatever_else_is_decided():
   gain, harm = (0.1, 0.3, 0.001), (-0.4, -0.15, 0.02)
-  verdict, why = compare.recommend(rows_of(gain, harm, (-0.1, 0.1, 1)), higher_is_better=True)
-  assert verdict == "sft_is_enough" and why.startswith("DPO does harm: sft -> dpo")
+  found = compare.recommend(rows_of(gain, harm, (-0.1, 0.1, 1)), higher_is_better=True)
+  assert found["verdict"] == "sft_is_enough" and found["why"].startswith("DPO does harm: sft -> dpo")
   few = [row | {"groups": 40} for row in rows_of((-0.1, 0.3, 0.3), harm, (-0.2, 0.02, 1))]
-  verdict, why = compare.recommend(few, higher_is_better=True)
-  assert verdict == "not_decidable" and why.startswith("DPO does harm: sft -> dpo") and ": loss;" in why
+  found = compare.recommend(few, higher_is_better=True)
+  assert found["verdict"] == "not_decidable" and found["why"].startswith("DPO does harm: sft -> dpo")
+  assert ": loss;" in found["why"]
+
+
+def test_more_examples_follow_from_the_open_comparisons():
+  """By hand: error 0.03 of 200 patients with 300 rows; the farther of 0 and the margin decides."""
+  z, z_family = (norm.isf(0.025 / family) + norm.isf(0.2) for family in (1, 3))
+  gain = (0.1, 0.3, 0.001)
+
+  def more(difference):
+    found = compare.recommend(rows_of(gain, (difference - 0.06, difference + 0.06, 0.2), gain), higher_is_better=True)
+    assert found["verdict"] == "not_decidable" and f"About {found['more_examples']} more test examples" in found["why"]
+    return found["more_examples"]
+
+  cases = ((0.01, 0.04, z), (0.04, 0.04, z_family), (0.055, 0.055, z_family), (-0.005, 0.055, z))
+  for difference, distance, quantile in cases:
+    exact = 300 * ((quantile * 0.03 / distance) ** 2 - 1)
+    assert exact <= more(difference) <= 1.1 * exact + 2  # rounded up to two digits
+  few = [row | {"groups": 40, "n": 40} for row in rows_of(gain, (-0.02, 0.04, 1), gain)]
+  assert compare.recommend(few, higher_is_better=True)["more_examples"] == 19  # 59 patients, the rule of three
+
+
+def test_methods_beyond_the_three_are_compared_and_take_no_part_in_the_verdict():
+  answers = study_answers({"base": 0.3, "sft": 0.8, "dpo": 0.8, "orpo": 0.85, "few_shot": 0.35})
+  methods = ("few_shot", "orpo", "dpo", "sft", "base")
+  _, comparisons, recommendations = compare.compare(answers, TARGETS, methods, resamples=500)
+  assert len(comparisons) == 2 * 10
+  assert [row["verdict"] for row in recommendations] == ["sft_is_enough"] * 2
+  _, comparisons, recommendations = compare.compare(answers, TARGETS, ("base", "orpo"), resamples=500)
+  assert len(comparisons) == 2 and {row["verdict"] for row in recommendations} == {"not_decidable"}
+  _, comparisons, recommendations = compare.compare(answers, TARGETS, ("base",), resamples=500)
+  assert comparisons == [] and {row["more_examples"] for row in recommendations} == {None}
+
+
+def test_a_large_family_can_still_be_significant():
+  """With p no smaller than 1 / 501, Holm over 90 comparisons would leave none below 0.05."""
+  skills = {f"method{index}": 0.05 + 0.09 * index for index in range(10)}
+  _, comparisons, _ = compare.compare(study_answers(skills, n=120), TARGETS, tuple(skills), resamples=500)
+  assert len(comparisons) == 90
+  clear = [row for row in comparisons if (row["a"], row["b"]) == ("method0", "method9")]
+  assert all(row["p_holm"] < 0.05 for row in clear)
+
+
+def test_no_difference_comes_with_what_could_have_been_found():
+  rows = compare.compare(study_answers({"base": 0.5, "sft": 0.52, "dpo": 0.9}), TARGETS, METHODS, resamples=500)[1]
+  assert {row["b"] for row in rows if row["p_holm"] >= 0.05} == {"sft"}
+  for row in rows:
+    assert ("detectable" in compare.describe(row)) == (row["p_holm"] >= 0.05)
 
 
 def test_methods_must_have_answered_the_same_items():
@@ -177,6 +237,14 @@ def test_methods_must_have_answered_the_same_items():
   )
   assert "19 predictions" in refused(lambda answers: answers[key]["predictions"].pop())
   assert "twice" in refused(lambda answers: answers[key]["ids"].__setitem__(0, "row-1"))
+  assert "other items than seed 0" in refused(
+    lambda answers: answers.update(
+      {
+        (*where, 1): run | {"ids": [f"new-{index}" for index in run["ids"]]}
+        for (*where, _), run in list(answers.items())
+      }
+    )
+  )
   assert "has seeds [0] but sft has [1]" in refused(lambda answers: answers.update({(*key[:3], 1): answers.pop(key)}))
 
 
@@ -216,17 +284,21 @@ def test_texts_are_compared_by_their_primary_metric_in_its_direction():
     scores = answers["summarization", "summary", method, 0]["scores"]
     assert value == pytest.approx(np.mean([score["invention_rate"] for score in scores]))
   assert {row["metric"] for row in results if row["primary"]} == {"invention_rate"}
-  assert all(row["metric"] == "invention_rate" and row["test"] == "mcnemar" for row in comparisons)
+  assert all(row["metric"] == "invention_rate" and row["test"] == "mcnemar_exact" for row in comparisons)
   assert recommendation["verdict"] == "dpo_adds", "less is better"
   assert compare.confusions(answers, targets) == []
   with pytest.raises(UserError, match="'length_ratio' cannot be the primary"):
     compare.compare(answers, {("summarization", "summary"): TextTarget(SUMMARY.facts, "length_ratio")}, METHODS)
 
 
-def test_pooled_seeds_of_texts_are_tested_by_exchange():
+def test_pooled_seeds_of_texts_are_tested_by_permutation():
   answers = text_answers({"base": 0.7, "sft": 0.4, "dpo": 0.1}, seeds=(0, 1))
+  results, *_ = compare.compare(answers, {("summarization", "summary"): SUMMARY}, METHODS, resamples=200)
+  assert {row["metric"]: row["interval"] for row in results} == {
+    name: "score" if TEXT_METRICS[name].bounded else "bca" for name in text_metrics(SUMMARY)
+  }
   _, comparisons, _ = compare.compare(answers, {("summarization", "summary"): SUMMARY}, METHODS, resamples=200)
-  assert {(row["test"], row["n"], row["groups"]) for row in comparisons} == {("exchange", 240, 120)}
+  assert {(row["test"], row["n"], row["groups"]) for row in comparisons} == {("permutation", 120, 120)}
 
 
 def test_baselines_are_described_and_not_compared():

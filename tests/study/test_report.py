@@ -110,8 +110,22 @@ def test_primary_table_has_methods_as_columns(text):
 
 def test_differences_keep_their_sign_and_tiny_p_is_not_zero(text):
   (table,) = tables(section(text, "Differences"))
-  assert table[2][4:] == ["+0.320 [+0.270, +0.370]", "<0.001", "<0.001"]
-  assert table[4][3:] == ["triage_cost (lower is better)", "-0.500 [-0.550, -0.450]", "0.002", "0.004"]
+  assert table[2][4:] == ["+0.320 [+0.270, +0.370]", "<0.001", "<0.001", "", ""]
+  assert table[4][3:7] == ["triage_cost (lower is better)", "-0.500 [-0.550, -0.450]", "0.002", "0.004"]
+
+
+def test_what_could_have_been_found_stands_beside_no_difference_only(tmp_path):
+  study = copy.deepcopy(STUDY)
+  for row in study["comparisons"]:
+    row |= {"effect_size": -0.25, "mdd": 0.08, "seed_sd": 0.011}
+  report.write_report(study, tmp_path / "report.md")
+  (table,) = tables(section((tmp_path / "report.md").read_text(), "Differences"))
+  assert table[0][-2:] == ["effect size", "detectable"]
+  assert [row[-2:] for row in table[2:]] == [["-0.250", ""], ["-0.250", "0.080"], ["-0.250", ""]]
+  study["results"].append(result(WHERE, "sft", "macro_f1", 0.5, True, seed=1))
+  report.write_report(study, tmp_path / "report.md")
+  (table,) = tables(section((tmp_path / "report.md").read_text(), "Differences"))
+  assert table[0][-1] == "seed SD" and table[2][-1] == "0.011"
 
 
 def test_confusion_training_protocol_and_environment_are_shown(text):

@@ -153,12 +153,12 @@ def test_many_labels_make_a_list_of_confusions(tmp_path):
 def test_methods_name_what_was_done_and_cite_it(tmp_path):
   changed = study()
   for row in changed["comparisons"]:
-    row["test"] = "exchange"
+    row["test"] = "permutation"
   page = words(written(tmp_path, changed, CURVES))
-  assert "an exchange test over patients (Phipson and Smyth 2010)" in page and "McNemar" not in page
+  assert "a permutation test over patients (Phipson and Smyth 2010)" in page and "McNemar 1947" not in page
   assert "SFT took 12 steps of 4 examples at a peak learning rate of 0.0001." in page
   assert "Holm S. A simple" in page and "with Holm's adjustment over all 3 comparisons (Holm 1979)" in page
-  changed["comparisons"][0]["test"] = "mcnemar"
+  changed["comparisons"][0]["test"] = "mcnemar_exact"
   assert "McNemar Q. Note" in words(written(tmp_path, changed, CURVES))
 
 
