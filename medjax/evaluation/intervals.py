@@ -45,6 +45,12 @@ def smoothed_error(counts: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -
   return math.sqrt((counts * (slope - mean) ** 2).sum())
 
 
+def smoothed_share_error(ones: float, items: int) -> float:
+  """The standard error of a share after one more item, half of it a one; of 0/1 scores what `smoothed_error` is."""
+  share = (ones + 0.5) / (items + 1)
+  return math.sqrt(share * (1 - share) / (items + 1))
+
+
 def t_quantile(groups: int, level: float) -> float:
   """The two-sided quantile of Student's t that goes with an error estimated from so many groups."""
   return float(special.stdtrit(groups - 1, (1 + level) / 2))

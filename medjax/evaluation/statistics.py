@@ -78,7 +78,7 @@ class Measure:
     of: statistics [..., *S] of any weighting of the groups -> values [...].
     zero_one: whether it is the mean of a 0/1 value per item, so that McNemar's test applies.
     span: its lowest and highest possible value; None where it has no bounds.
-    least_error: lower bound of its standard error (`intervals.smoothed_error`); 0 where there is none.
+    least_error: lower bound of its standard error (see `intervals.smoothed_error`); 0 where there is none.
   """
 
   value: float
@@ -173,7 +173,8 @@ def score_sample(
 
   def measure(place: int, name: str) -> Measure:
     mean, span = float(values_MN[place].mean()), (0.0, 1.0) if within[place] else None
-    return Measure(mean, lambda sums: sums[..., place, 0] / sums[..., place, 1], name in zero_one, span)
+    least = intervals.smoothed_share_error(values_MN[place].sum(), n) if name in zero_one else 0.0
+    return Measure(mean, lambda sums: sums[..., place, 0] / sums[..., place, 1], name in zero_one, span, least)
 
   return Sample(sums_GM2, {name: measure(place, name) for place, name in enumerate(scores)}, n)
 

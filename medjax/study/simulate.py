@@ -21,7 +21,7 @@ from medjax.study.simulations import PRIORS
 ROWS = (30, 60, 100, 200, 400)
 VERDICT_ROWS = (60, 120, 400, 1000)
 _SKILLS = ((0.4, 0.6), (0.9, 0.93))
-_MEANS = ((0.3, 0.5), (0.85, 0.9))
+_MEANS = ((0.3, 0.5), (0.85, 0.9), (0.02, 0.05))
 _ORDINAL = ("mcc", "kappa", "quadratic_kappa", "under_triage", "over_triage", "triage_cost")
 _DEMO = 60
 
@@ -60,42 +60,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def coverage(studies: int, own: Design | None) -> Iterator[Table]:
-  """Coverage of the intervals by metric and test size."""
-  single = {str(rows): design(rows, rows) for rows in ROWS} if own is None else {_size(own): own}
-  several = {str(rows): design(rows) for rows in ROWS} if own is None else {}
+  """Coverage of the intervals of label metrics, by metric and test size."""
   usual = [name for name in PRIORS if name != "4, one rare"]
-  settings: list[tuple[str, dict[str, Design], Callable[[Design], list[dict]]]] = []
+  cells = (
+    ("", usual, ("accuracy", "macro_f1"), _single(own)),
+    ("", ("3 uneven",), _ORDINAL, _single(own)),
+    (", a label of 5 %", ("4, one rare",), ("macro_f1",), _single(own)),
+    (", patients of 1 to 4 rows", ("3 uneven", "4 even"), ("accuracy", "macro_f1"), _several(own)),
+  )
+  lines = {}
+  for title, priors, names, designs in cells:
+    for of in designs:
+      for prior in priors:
+        for skills in _SKILLS:
+          for (what, name), share in simulations.label_coverage(of, PRIORS[prior], skills, names, studies).items():
+            lines.setdefault((what, f"{name}{title}"), {}).setdefault(sum(of.sizes), []).append(share)
+  yield from _covered(lines, own)
 
-  def labels(title, priors, names, designs):
-    cells = [(PRIORS[prior], skills) for prior in priors for skills in _SKILLS]
-    settings.append(
-      (title, designs, lambda of: [simulations.label_coverage(of, *cell, names, studies) for cell in cells])
-    )
 
-  def scores(title, kind, designs):
-    settings.append(
-      (title, designs, lambda of: [simulations.score_coverage(of, kind, means, studies) for means in _MEANS])
-    )
+def scores(studies: int, own: Design | None) -> Iterator[Table]:
+  """Coverage of the intervals of metrics of scores."""
+  lines = {}
+  for title, designs in (("", _single(own)), (", patients of 1 to 4 rows", _several(own))):
+    for of in designs:
+      for kind in SCORES if not title else ("mixed",):
+        for means in _MEANS:
+          for (what, name), share in simulations.score_coverage(of, kind, means, studies).items():
+            lines.setdefault((what, f"{name}{title}"), {}).setdefault(sum(of.sizes), []).append(share)
+  yield from _covered(lines, own)
 
-  labels("", usual, ("accuracy", "macro_f1"), single)
-  labels("", ("3 uneven",), _ORDINAL, single)
-  for kind in SCORES:
-    scores("", kind, single)
-  labels(", a label of 5 %", ("4, one rare",), ("macro_f1",), single)
-  if several:
-    labels(", patients of 1 to 4 rows", ("3 uneven", "4 even"), ("accuracy", "macro_f1"), several)
-    scores(", patients of 1 to 4 rows", "mixed", several)
-  rows = {"value": [], "difference": []}
-  for title, designs, run in settings:
-    by_size = [run(of) for of in designs.values()]
-    for what, name in by_size[0][0]:
-      shares = [[cell[what, name] for cell in cells] for cells in by_size]
-      rows[what].append([f"{name}{title}", *(f"{np.mean(cell):.3f} ({min(cell):.3f})" for cell in shares)])
-  for what, lines in rows.items():
+
+def _covered(lines: dict[tuple[str, str], dict[int, list[float]]], own: Design | None) -> Iterator[Table]:
+  for kind in ("value", "difference"):
     title = (
-      f"Coverage of 95 % intervals of a {what}, mean (and lowest) over label shares and skills; by rows of the test"
+      f"Coverage of 95 % intervals of a {kind}, mean (and lowest) over label shares and skills; by rows of the test"
     )
-    yield f"{title} set:", ["metric", *single], lines
+    rows = [
+      [name, *(f"{np.mean(shares):.3f} ({min(shares):.3f})" for shares in by_size.values())]
+      for (what, name), by_size in lines.items()
+      if what == kind
+    ]
+    yield f"{title} set:", ["metric", *map(_size, _single(own))], rows
+
+
+def _single(own: Design | None) -> list[Design]:
+  return [design(rows, rows) for rows in ROWS] if own is None else [own]
+
+
+def _several(own: Design | None) -> list[Design]:
+  return [design(rows) for rows in ROWS] if own is None else []
 
 
 def candidates(studies: int, own: Design | None) -> Iterator[Table]:
@@ -118,9 +131,7 @@ def candidates(studies: int, own: Design | None) -> Iterator[Table]:
 
 def false_positives(studies: int, own: Design | None) -> Iterator[Table]:
   """How often equally good methods differ at p <= 0.05."""
-  single = [design(rows, rows) for rows in ROWS] if own is None else [own]
-  several = [design(rows) for rows in ROWS] if own is None else []
-  header = [str(sum(of.sizes)) for of in single]
+  single, several = _single(own), _several(own)
   lines: dict[str, list[np.ndarray]] = {}
 
   def add(title, found):
@@ -146,7 +157,7 @@ def false_positives(studies: int, own: Design | None) -> Iterator[Table]:
     rows.append([title, *(f"{np.mean(p <= 0.05):.3f}" for p in by_size), f"{together.mean():.4f}", f"{bound:.4f}"])
   yield (
     "Share of p <= 0.05 with equally good methods, by rows of the test set; over all sizes with its upper 95 % bound:",
-    ["metric, labels", *header, "all", "bound"],
+    ["metric, labels", *map(_size, single), "all", "bound"],
     rows,
   )
 
@@ -218,6 +229,7 @@ def _skills(skills: Sequence[float]) -> str:
 
 _SECTIONS: dict[str, Callable[[int, Design | None], Iterator[Table]]] = {
   "coverage": coverage,
+  "scores": scores,
   "candidates": candidates,
   "false_positives": false_positives,
   "holm": holm,

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from medjax.errors import UserError
 from medjax.evaluation import intervals, metrics, power, statistics
@@ -312,7 +312,7 @@ def test_detectable_differences_need_groups_and_bounds_where_nothing_differs():
   "arguments, message",
   [
     ((["low", "high"], ["low"], "accuracy", TARGET), "2 references but 1 predictions"),
-    ((["low", "tall"], ["low", "low"], "accuracy", TARGET), "'tall'"),
+    ((["low", "tall"], ["low", "low"], "accuracy", TARGET), "reference of item 1 is not one of"),
     ((["low", "high"], ["low", "low"], "speed", TARGET), "'speed' is unknown"),
     ((["low", "high"], ["low", "low"], "accuracy", TARGET, ["p1"]), "1 groups for 2 items"),
     ((["low", "high"], ["low", "low"], "accuracy", TARGET, ["p1", "p1"]), "at least two"),
@@ -378,8 +378,23 @@ def test_labels_and_scores_share_one_road():
   by_label = compared(references, a, b, "accuracy", TARGET, groups)
   error = 4 * np.sqrt(2 * by_label.p * (1 - by_label.p) / 2000)  # swaps are drawn where answers differ, not scores
   assert by_score.p == pytest.approx(by_label.p, abs=error)
-  for field in ("difference", "low", "high", "effect_size", "mdd"):
+  for field in ("difference", "effect_size"):
     assert getattr(by_score, field) == pytest.approx(getattr(by_label, field))
+  assert (by_score.low, by_score.high) == pytest.approx((by_label.low, by_label.high), abs=0.015)  # smoothed by label
+
+
+def test_rare_inventions_have_an_interval():
+  """No text of one method and one of the other invents something: what is seen of the spread is nearly nothing."""
+  samples = [
+    [statistics.score_sample({"invention_rate": [0.0] * (60 - count) + [1.0] * count}, zero_one=["invention_rate"])]
+    for count in (1, 0)
+  ]
+  found = statistics.difference(*samples, "invention_rate")
+  newcombe = confint_proportions_2indep(0, 60, 1, 60, method="newcomb", compare="diff")  # takes them as not paired
+  assert found.low == pytest.approx(newcombe[0], abs=0.05) and found.high == pytest.approx(newcombe[1], abs=0.05)
+  assert found.low < -0.04 and found.high > 0.01
+  same = statistics.estimate(samples[1][0])["invention_rate"]
+  assert (same.low, same.high) == pytest.approx((0, proportion_confint(0, 60, method="wilson")[1]), abs=5e-3)
 
 
 def test_seeds_are_averaged_and_a_copy_is_no_evidence():

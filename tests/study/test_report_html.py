@@ -8,6 +8,7 @@ import pytest
 from chromium import visit
 from test_report import COST, STUDY, WHERE, result
 
+from medjax import tasks
 from medjax.errors import UserError
 from medjax.study import figures, recorded, report_html
 from medjax.tasks import triage
