@@ -21,6 +21,7 @@ from medjax.evaluation.simulated import (
 from medjax.study import compare
 
 LEVEL = 0.95
+SWAPS = 999  # of permutation tests; any number keeps their level, and half of the default halves the time
 METHODS = ("base", "sft", "dpo")
 PRIORS = {  # shares of the labels
   "2 even": (0.5, 0.5),
@@ -114,7 +115,7 @@ def null_label_p(
   for study in range(studies):
     a, b = label_samples(rng, of, prior, (skill, skill), names, seeds)
     for name in names:
-      _add_p(found, name, statistics.difference(a, b, name, study))
+      _add_p(found, name, statistics.difference(a, b, name, study, SWAPS))
   return {name: np.array(values) for name, values in found.items()}
 
 
@@ -123,7 +124,7 @@ def null_score_p(of: Design, kind: str, mean: float, studies: int, seeds: int = 
   rng, found = _rng("null", of, kind, mean, seeds), collections.defaultdict(list)
   for study in range(studies):
     a, b = score_samples(rng, of, kind, (mean, mean), seeds)
-    _add_p(found, kind, statistics.difference(a, b, kind, study))
+    _add_p(found, kind, statistics.difference(a, b, kind, study, SWAPS))
   return {name: np.array(values) for name, values in found.items()}
 
 
@@ -199,7 +200,7 @@ def power_at_detectable(
 
   def compared(skills, study):
     a, b = label_samples(rng, of, prior, skills, [metric])
-    return statistics.difference(a, b, metric, study)
+    return statistics.difference(a, b, metric, study, SWAPS)
 
   mdd = float(np.median([compared((skill, skill), study).mdd for study in range(studies // 10)]))
   low, high = skill, 1.0
@@ -238,7 +239,7 @@ def _rows(samples, metric: str, study: int) -> list[dict]:
   """Comparisons of all pairs of methods."""
   by_method = dict(zip(METHODS, samples, strict=True))
   return [
-    compare.row_of(statistics.difference(by_method[a], by_method[b], metric, study), a, b, metric)
+    compare.row_of(statistics.difference(by_method[a], by_method[b], metric, study, SWAPS), a, b, metric)
     for a, b in (("base", "sft"), ("base", "dpo"), ("sft", "dpo"))
   ]
 
