@@ -51,6 +51,7 @@ def label_samples(
   names: Sequence[str],
   seeds: int = 1,
   seed_spread: float = 0.0,
+  in_turn: bool = False,
 ) -> list[list[statistics.Sample]]:
   """Samples [method][seed] of methods that are right with probability `skills[method]`, whatever the label.
 
@@ -64,14 +65,11 @@ def label_samples(
     names: metrics.
     seeds: training seeds of each method.
     seed_spread: standard deviation of a seed's skill on the probit scale.
+    in_turn: whether the labels of rows follow one another in turn, as in a test set with equal numbers of each, instead
+      of being drawn.
   """
   labels, group_of = len(prior), of.group_of
-  first = rng.choice(labels, len(of.sizes), p=prior)
-  starts = np.append(True, group_of[1:] != group_of[:-1])
-  fresh = starts | (rng.random(len(group_of)) >= _SAME_LABEL)
-  truth = np.where(
-    starts, first[group_of], np.where(fresh, rng.choice(labels, len(group_of), p=prior), first[group_of])
-  )
+  truth = np.arange(len(group_of)) % labels if in_turn else _labels(rng, of, prior)
   latent_MSN = _latent(rng, group_of, len(skills), seeds)
   shift_MS1 = seed_spread * rng.standard_normal((len(skills), seeds, 1)) if seed_spread else 0.0
   right_MSN = latent_MSN < special.ndtri(np.asarray(skills))[:, None, None] + shift_MS1
@@ -125,6 +123,15 @@ def score_value(kind: str, mean: float) -> float:
 def target(labels: int) -> Target:
   """A target of so many labels that have an order."""
   return Target(tuple(f"label {index}" for index in range(labels)), ordinal=True)
+
+
+def _labels(rng, of: Design, prior) -> np.ndarray:
+  """Labels [N], alike within patients."""
+  group_of = of.group_of
+  first = rng.choice(len(prior), len(of.sizes), p=prior)[group_of]
+  starts = np.append(True, group_of[1:] != group_of[:-1])
+  fresh = rng.random(len(group_of)) >= _SAME_LABEL
+  return np.where(~starts & fresh, rng.choice(len(prior), len(group_of), p=prior), first)
 
 
 def _latent(rng, group_of, methods, seeds) -> np.ndarray:

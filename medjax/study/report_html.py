@@ -20,7 +20,8 @@ VERDICTS = {  # id -> mark, plain words
 }
 MATRIX_LABELS = 8  # more labels than this make a list of confusions instead of a matrix
 CONFUSIONS = 10  # length of that list
-FEW_PATIENTS = 150  # below it intervals tend to be too narrow (docs/statistics.md)
+FEW_PATIENTS = 150  # below it only large differences can be found (docs/statistics.md)
+FEW_ROWS = 5  # of a label; below it the interval of macro-F1 may be too narrow
 _BASELINES = {
   "majority": "the commonest label of the training rows, among a row's own options where it has some",
   "bag_of_words": "TF-IDF of words and word pairs with logistic regression, fitted to the training rows",
@@ -232,13 +233,24 @@ def _cell(value) -> str:
   return f"{value:,}" if isinstance(value, int) else value
 
 
+def _rare_labels(matrix) -> str:
+  """How many labels of a matrix have few test rows: `triage / provider (1 of 4)`; nothing where none has."""
+  rare = sum(sum(row) < FEW_ROWS for row in matrix["matrix"])
+  return f"{names.target(matrix)} ({rare} of {len(matrix['labels'])})" if rare else ""
+
+
 def _limits(study, targets, curves) -> Iterator[str]:
   """What the study does not show, from the study itself."""
   few = [f"{target['title']} ({target['groups']})" for target in targets if (target["groups"] or 0) < FEW_PATIENTS]
   if few:
     yield (
-      f"Fewer than {FEW_PATIENTS} test patients: {', '.join(few)}. Intervals from so few tend to be too narrow, and "
-      "only large differences can be found."
+      f"Fewer than {FEW_PATIENTS} test patients: {', '.join(few)}. From so few only large differences can be found."
+    )
+  rare = list(dict.fromkeys(filter(None, map(_rare_labels, study.get("confusion", [])))))
+  if rare:
+    yield (
+      f"Labels with fewer than {FEW_ROWS} test rows: {', '.join(rare)}. There macro-F1 hinges on single answers; its "
+      "interval is to be relied on only where every label was given its rows (docs/statistics.md)."
     )
   if not report.several_seeds(study):
     yield "One training seed: how much results would change with another seed is not known, and no interval covers it."

@@ -78,6 +78,18 @@ def coverage(studies: int, own: Design | None) -> Iterator[Table]:
   yield from _covered(lines, own)
 
 
+def many_labels(studies: int, own: Design | None) -> Iterator[Table]:
+  """Coverage for macro-F1 of 24 labels, as many as the demo has, given in turn and drawn."""
+  lines, prior = {}, (1 / 24,) * 24
+  for title, in_turn in ((", 24 labels in turn", True), (", 24 labels drawn", False)):
+    for of in _single(own):
+      for skills in _SKILLS:
+        found = simulations.label_coverage(of, prior, skills, ("macro_f1",), studies, in_turn)
+        for (what, name), share in found.items():
+          lines.setdefault((what, f"{name}{title}"), {}).setdefault(sum(of.sizes), []).append(share)
+  yield from _covered(lines, own)
+
+
 def scores(studies: int, own: Design | None) -> Iterator[Table]:
   """Coverage of the intervals of metrics of scores."""
   lines = {}
@@ -229,6 +241,7 @@ def _skills(skills: Sequence[float]) -> str:
 
 _SECTIONS: dict[str, Callable[[int, Design | None], Iterator[Table]]] = {
   "coverage": coverage,
+  "many_labels": many_labels,
   "scores": scores,
   "candidates": candidates,
   "false_positives": false_positives,

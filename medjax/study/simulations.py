@@ -45,13 +45,18 @@ TRUTHS = {
 
 
 def label_coverage(
-  of: Design, prior: Sequence[float], skills: tuple[float, float], names: Sequence[str], studies: int
+  of: Design,
+  prior: Sequence[float],
+  skills: tuple[float, float],
+  names: Sequence[str],
+  studies: int,
+  in_turn: bool = False,
 ) -> dict[tuple[str, str], float]:
   """How often intervals hold the truth: (`value` or `difference`, metric) -> share of studies."""
   rng, truths = _rng("coverage", of, prior, skills), [label_values(prior, skill, names) for skill in skills]
   hits = collections.Counter()
   for _ in range(studies):
-    _count_hits(hits, label_samples(rng, of, prior, skills, names), truths, names)
+    _count_hits(hits, label_samples(rng, of, prior, skills, names, in_turn=in_turn), truths, names)
   return {key: count / studies for key, count in hits.items()}
 
 

@@ -171,6 +171,11 @@ def test_limits_come_from_the_study(tmp_path):
   page = words(written(tmp_path, few, CURVES))
   assert "Fewer than 150 test patients: numeric classification / thyroid state (40), triage / urgency (40)." in page
   assert "One training seed" in page and "No baseline" in page
+  assert "Labels with fewer than" not in page
+  few["confusion"][0]["matrix"] = [[2, 1, 1], [70, 60, 0]]
+  assert "Labels with fewer than 5 test rows: numeric classification / thyroid state (1 of 2)." in words(
+    written(tmp_path, few, CURVES)
+  )
   few["results"].append(result(WHERE, "sft", "macro_f1", 0.5, True, seed=1))
   assert "One training seed" not in words(written(tmp_path, few, CURVES))
 
