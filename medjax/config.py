@@ -16,6 +16,7 @@ import ml_collections
 
 from medjax.config_checks import METHODS, PAIRS, check_study, check_values, get, near, refuse
 from medjax.errors import UserError
+from medjax.methods import settings_of
 
 _FREE = ("define", "data.columns", "study.grid")  # mappings whose keys are the user's own
 
@@ -108,6 +109,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.evaluation.batch_size = 16  # prompts decoded at once
 
   config.study = ml_collections.ConfigDict()
+  # base | few_shot | sft | dpo | dpo_from_base | orpo | simpo | kto, see medjax/methods.py
   config.study.methods = METHODS
   config.study.tasks = ()  # empty: config.task
   config.study.seeds = (0,)
@@ -127,7 +129,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for name, candidates in config.study.grid.items():
     for candidate in candidates:
       try:
-        trial = with_overrides(config, candidate)
+        trial = with_overrides(config, {**settings_of(name.rpartition("/")[2]), **candidate})
         _replace(trial.study.grid, {})
         validate(trial)
       except UserError as error:

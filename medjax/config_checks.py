@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from medjax import methods
 from medjax.errors import UserError
 
 METHODS = ("base", "sft", "dpo")
@@ -116,11 +117,14 @@ def _check_preference(config: ml_collections.ConfigDict, defaults: Mapping[str, 
 
 def check_study(study: ml_collections.ConfigDict) -> None:
   """Raises UserError at the first value of `study` that cannot be run; candidates are checked for their form alone."""
+  known = tuple(methods.METHODS)
   if not study.methods or len(set(study.methods)) < len(study.methods):
-    refuse("study.methods", study.methods, f"one or more of {', '.join(METHODS)}, each once")
+    refuse("study.methods", study.methods, f"one or more of {', '.join(known)}, each once")
   for method in study.methods:
-    if method not in METHODS:
-      refuse("study.methods", method, f"one of {', '.join(METHODS)}", near(str(method), METHODS))
+    if method not in known:
+      refuse("study.methods", method, f"one of {', '.join(known)}", near(str(method), known))
+  if {"dpo", "dpo_from_base"} <= set(study.methods) and "sft" not in study.methods:
+    refuse("study.methods", study.methods, "without one of dpo and dpo_from_base, which are the same where sft is not")
   if not all(isinstance(task, str) and task for task in study.tasks) or len(set(study.tasks)) < len(study.tasks):
     refuse("study.tasks", study.tasks, "names of tasks, each once")
   seeds_fit = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study.seeds)
@@ -129,8 +133,10 @@ def check_study(study: ml_collections.ConfigDict) -> None:
   for name, candidates in study.grid.items():
     key = f"study.grid[{name!r}]"
     method = name.rpartition("/")[2]
-    if method not in METHODS:
-      refuse(key, method, "named METHOD or TASK/METHOD", near(method, METHODS))
+    if method not in known:
+      refuse(key, method, "named METHOD or TASK/METHOD", near(method, known))
+    if method in methods.UNTRAINED:
+      refuse(key, candidates, f"left out: {method} trains nothing")
     if not all(isinstance(item, Mapping) for item in candidates):
       refuse(key, candidates, "a tuple of mappings such as {'optimizer.learning_rate': 1e-4}")
     for candidate in candidates:

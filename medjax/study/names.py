@@ -20,7 +20,16 @@ _METRICS = {
   "rouge2": "ROUGE-2",
   "rougeL": "ROUGE-L",
 }
-_METHODS = {"sft": "SFT", "dpo": "DPO", "majority": "majority class"}
+_METHODS = {
+  "few_shot": "few-shot",
+  "sft": "SFT",
+  "dpo": "DPO",
+  "dpo_from_base": "DPO from base",
+  "orpo": "ORPO",
+  "simpo": "SimPO",
+  "kto": "KTO",
+  "majority": "majority class",
+}
 
 
 def metric(name: str) -> str:
