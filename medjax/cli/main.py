@@ -11,15 +11,12 @@ from collections.abc import Sequence
 import medjax
 from medjax import privacy, processes, runtime
 from medjax.cli import verb as verbs
-from medjax.errors import RunError, Stopped, UserError
+from medjax.errors import EXIT_DONE, EXIT_FAILED, UserError, verdict
 
 VERBS = (
   *("tasks", "models", "data", "generate", "train", "eval", "predict", "prefer", "study", "export"),
   *("bench", "plan"),
 )
-# Exceptions of Python whose message may be a text of the data; other ones' messages are shown.
-_MAY_QUOTE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
-EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, EXIT_STOPPED = 0, 1, 2, 75
 
 
 def console() -> None:
@@ -56,22 +53,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _verdict(error: BaseException, debug: bool) -> tuple[int, str]:
   """Exit code and reason of what ended a command."""
-  if isinstance(error, UserError):
-    return EXIT_UNUSABLE, str(error)
-  if isinstance(error, Stopped):
-    return EXIT_STOPPED, str(error)
-  if isinstance(error, RunError):
-    return EXIT_FAILED, str(error)
   if processes.count() > 1 and re.search("Gloo|NCCL|coordination service", str(error)):
     return EXIT_FAILED, f"another process ended or cannot be reached ({error})"
-  if isinstance(error, KeyboardInterrupt):
-    return EXIT_FAILED, "interrupted"
   if isinstance(error, BrokenPipeError):
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to flush there
     return EXIT_FAILED, "stdout was closed before all was written"
-  if isinstance(error, _MAY_QUOTE) and not (debug or privacy.allowed()):  # what stands in the data, say
-    return EXIT_FAILED, f"unexpected {type(error).__name__} (--debug shows its message and where it came from)"
-  return EXIT_FAILED, f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+  return verdict(error, debug)
 
 
 def _run(argv: Sequence[str]) -> None:

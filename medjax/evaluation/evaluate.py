@@ -27,7 +27,12 @@ SCHEMA_VERSION = 1
 
 
 def evaluate(
-  config, checkpoint: str, split: str, out: pathlib.Path, model: Description | None = None
+  config,
+  checkpoint: str,
+  split: str,
+  out: pathlib.Path,
+  model: Description | None = None,
+  task: Task | None = None,
 ) -> dict[str, Any]:
   """Evaluates a split of `config.task`: by label likelihood, or by generation where the task says so.
 
@@ -38,6 +43,7 @@ def evaluate(
     out: gets `predictions.jsonl` (`id`, `group`, `prediction`, `reference`, and `probabilities`, or `text` and
       `scores`) and `metrics.json`; of several processes the first writes.
     model: a model that is loaded already, used where it is what `checkpoint` names or is built on.
+    task: the config's task with changes, such as `shots` in its prompts; None for the task as it is.
 
   Returns:
     What `metrics.json` holds.
@@ -45,7 +51,7 @@ def evaluate(
   Raises:
     UserError: config, checkpoint or data cannot be used.
   """
-  task = tasks.of(config)
+  task = task or tasks.of(config)
   _check(task)
   rows = task_rows(config, task).get(split, [])
   if not rows:

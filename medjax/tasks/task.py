@@ -119,6 +119,7 @@ class Task:
     read_labels: column getter (as `Record.column`) -> labels of a row, or None where the row is left out; raises
       UserError without the file and line. None: one column of each target's name, as `data.columns` renames it.
     allowed: (fields, target's name) -> the labels that a row may have; None where all of a target's.
+    shots: answered examples, as turns of user and assistant, that every prompt shows before its own question.
   """
 
   name: str
@@ -137,11 +138,13 @@ class Task:
   after: tuple[str, ...] = ()
   read_labels: Callable[[Callable[[str], Any]], Mapping[str, str] | None] | None = None
   allowed: Callable[[Mapping, str], Sequence[str]] | None = None
+  shots: tuple[Message, ...] = ()
 
   def prompt(self, row: Row) -> tuple[Message, ...]:
     """The chat messages that ask for the answer."""
     return (
       {"role": "system", "content": self.instruction},
+      *self.shots,
       {"role": "user", "content": self.render(row.fields)},
     )
 

@@ -50,13 +50,14 @@ class TrainResult:
   metrics: dict[str, float]
 
 
-def train(config, workdir: pathlib.Path, model: Description | None = None) -> TrainResult:
+def train(config, workdir: pathlib.Path, model: Description | None = None, until: int = 0) -> TrainResult:
   """Trains one stage; goes on from the last checkpoint in `workdir` where there is one.
 
   Args:
     config: a validated run config with `method` sft or dpo.
     workdir: gets `checkpoints/`, `metrics.jsonl`, `config.json` and TensorBoard events.
     model: what `config.model.path` names, where it is described or loaded already.
+    until: step after which to end with a checkpoint, from which a later call goes on; 0 for the last one.
 
   Raises:
     UserError: the config, data or workdir cannot be used.
@@ -97,9 +98,10 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
       _check_adapters(config)
     processes.check_equal({_NAMES.get(key, key): value for key, value in identity.items()})
     _refuse_other_run(workdir, saved, identity)
-    if start == steps:
-      logging.info("%s is finished at step %d", workdir, steps)
-      return TrainResult(steps, 0, 0.0, {})
+    end = min(until, steps) if until else steps
+    if start >= end:
+      logging.info("%s is finished at step %d", workdir, start)
+      return TrainResult(start, 0, 0.0, {})
     policy = initial_policy(config, described, devices)
     settings, plain_rows = config.model, config.method == "sft" and all(len(x.completions) == 1 for x in groups)
     graph = policy.graph(described.config, settings.dtype, settings.attention, settings.remat, plain_rows)
@@ -180,13 +182,15 @@ def train(config, workdir: pathlib.Path, model: Description | None = None) -> Tr
         validated = _validation(graph, whole, validation, objective, known_validation, *scoring)
       pending = (done, metrics, item, {"learning_rate": float(rates[done - 1]), **validated})
       stopping = stop.after_step() and done < steps
-      if done == steps or stopping or _is_due(config.checkpoint.every, done):
+      if done == end or stopping or _is_due(config.checkpoint.every, done):
         recorder.record(*pending)  # a bad step is never saved
         pending = None
         saver.save(done, current, identity, done == steps, validated, _progress(recorder, config.seed))
       if stopping:
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
-    return TrainResult(steps, recorder.tokens, recorder.seconds, recorder.last)
+      if done == end:
+        break
+    return TrainResult(end, recorder.tokens, recorder.seconds, recorder.last)
 
 
 @contextlib.contextmanager
