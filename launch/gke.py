@@ -20,7 +20,7 @@ import commands
 import yaml
 from absl import flags
 
-from medjax.cli.main import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_UNUSABLE
+from medjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_UNUSABLE
 from medjax.errors import RunError, UserError
 
 _JOB = "worker"

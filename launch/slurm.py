@@ -16,7 +16,7 @@ import command_line
 import commands
 from absl import flags
 
-from medjax.cli.main import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
+from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
 from medjax.errors import UserError
 
 # What an #SBATCH line takes without quotes.

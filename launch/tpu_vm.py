@@ -23,7 +23,7 @@ import command_line
 import commands
 from absl import flags
 
-from medjax.cli.main import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
+from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
 from medjax.errors import RunError, UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -166,7 +166,7 @@ def load(path_with_args: str, overrides: Mapping[str, Any] | None = None) -> ml_
   Raises:
     UserError: a missing or broken file, an unknown key, a wrong type, or a value that `validate` refuses.
   """
-  config = with_overrides(_run_file(path_with_args) if path_with_args else base_config(), overrides or {})
+  config = with_overrides(run_file(path_with_args) if path_with_args else base_config(), overrides or {})
   validate(config)
   return config
 
@@ -228,8 +228,8 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
   return config
 
 
-def _run_file(path_with_args: str) -> ml_collections.ConfigDict:
-  """Calls the `get_config` of a file; every way this fails becomes a UserError."""
+def run_file(path_with_args: str) -> ml_collections.ConfigDict:
+  """Calls the `get_config` of a file, `FILE.py` or `FILE.py:ARGS`; every way this fails becomes a UserError."""
   name, colon, argument = path_with_args, "", ""
   if not os.path.exists(name):
     name, colon, argument = path_with_args.partition(":")

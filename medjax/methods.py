@@ -28,7 +28,7 @@ class Method:
 
 
 # `dpo` and `dpo_from_base` take `preference.*` as the config has it. The others bring their loss, and with it the
-# values that its authors use, since a beta that suits one loss does not suit another (arXiv numbers: docs/architecture.md).
+# values that its authors use, since a beta that suits one loss does not suit another (papers: docs/architecture.md).
 METHODS: Mapping[str, Method] = {
   "base": Method("base"),
   "few_shot": Method("base"),

@@ -1,31 +1,38 @@
-"""What a study will do: its runs, what their stages are likely to cost, and how far it has come."""
+"""What a study will do: its runs, which of them are compared on validation, and what each may spend."""
 
 import dataclasses
+import math
 import pathlib
 import re
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from medjax import config as schema
 from medjax import tasks
 from medjax.data import items
-from medjax.data.examples import Example, JudgedAnswer, PreferencePair, Row
 from medjax.data.loader import planned_steps
-from medjax.data.rows import task_rows
-from medjax.objectives.objective import objective_of
-from medjax.objectives.preference import reads_reference
+from medjax.errors import UserError
+from medjax.methods import METHODS, settings_of
 from medjax.tasks.task import Task
-from medjax.training import checkpoints
-from medjax.training.telemetry import progress
 
-# Costs are in tokens of a forward pass; they weigh the stages against one another and need not be right.
+Key = tuple[str, int, str]  # task, seed, method
+OPTIONS = "options.json"  # in the folder of a study: what `Options` it has
 _CHARACTERS = 4  # of a token
-_BACKWARD = 3  # forward and backward pass
-_DECODED = 2  # a token of a generated answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a study does beside its config; it is the same in every command on one folder.
+
+  Attributes:
+    few_shot: answered examples in a prompt of `few_shot`.
+    halving: of the candidates of a method one in so many goes on from one rung to the next; 0 trains all to the end.
+    budget: training tokens that a method's candidates have together, for a task and seed; 0 as the config says.
+  """
+
+  few_shot: int = 4
+  halving: int = 0
+  budget: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Run:
   seed: int
   method: str
   candidate: int
-  overrides: tuple[tuple[str, Any], ...]
+  overrides: tuple[tuple[str, Any], ...] = dataclasses.field(hash=False)  # their values may be mappings
 
   @property
   def folder(self) -> pathlib.Path:
@@ -45,35 +52,96 @@ class Run:
       "runs", re.sub(r"[^\w.-]+", "-", self.task), f"seed{self.seed}", self.method, f"candidate{self.candidate}"
     )
 
+  @property
+  def named(self) -> str:
+    """As messages call it."""
+    return f"{self.task}, {self.method}, seed {self.seed}, candidate {self.candidate}"
+
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-  """Something that takes time: `train`, `validation` or `test` of a run; `test` stands for the chosen candidate's."""
+class Rung:
+  """A part of the training of a group: how many candidates train on to which share of their steps."""
 
-  run: Run
-  kind: str
-  cost: float
-  steps: int = 0  # of training
-  rows: int = 0  # that are trained on or evaluated
+  candidates: int
+  share: float
 
 
-def plan(config) -> list[list[Run]]:
-  """All runs in the order they are made; the runs of an inner list are candidates of which one is chosen.
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """The candidates of a method, a task and a seed, of which one is chosen.
+
+  Attributes:
+    runs: the candidates.
+    after: the group whose chosen run comes first: where these runs start, or what they are the same as; or None.
+    copied: whether the results are those of the run in `after`: the model as it is has no seed.
+  """
+
+  runs: tuple[Run, ...]
+  after: Key | None = None
+  copied: bool = False
+
+  @property
+  def key(self) -> Key:
+    """Task, seed and method."""
+    return self.runs[0].task, self.runs[0].seed, self.runs[0].method
+
+  @property
+  def trains(self) -> bool:
+    """Whether its runs are trained."""
+    return METHODS[self.key[2]].trains
+
+
+def plan(config, options: Options = Options()) -> list[Group]:
+  """All groups of runs, each behind the one that it needs.
 
   `study.grid` names the candidates of a method, or of `task/method`, which wins; without them there is one, the
-  config as it is.
+  config as it is. With `options.budget` the steps of a method's candidates are multiplied by one factor, so that their
+  training has about that many tokens.
+
+  Raises:
+    UserError: an unknown task, or with a budget data that cannot be read.
   """
   groups = []
   grid = schema.as_dict(config)["study"]["grid"]
+  methods = [name for name in config.study.methods if METHODS[name].after not in config.study.methods]
+  methods += [name for name in config.study.methods if name not in methods]
+  measured = Measured(config)
   for task in config.study.tasks or (config.task,):
     task_of(config, task)
     for seed in config.study.seeds:
-      for method in config.study.methods:
+      for method in methods:
         candidates = grid.get(f"{task}/{method}", grid.get(method)) or [{}]
-        if method == "base":
-          candidates = [{}]
-        groups.append([Run(task, seed, method, i, tuple(sorted(c.items()))) for i, c in enumerate(candidates)])
+        runs = tuple(Run(task, seed, method, i, tuple(sorted(c.items()))) for i, c in enumerate(candidates))
+        first, after = METHODS[method].after, None
+        copied = method == "base" and seed != config.study.seeds[0]
+        if copied:
+          after = (task, config.study.seeds[0], method)
+        elif first in config.study.methods:
+          after = (task, seed, first)
+        if METHODS[method].trains and options.budget:
+          runs = _scaled(config, runs, options, measured)
+        groups.append(Group(runs, after, copied))
   return groups
+
+
+def rungs(candidates: int, halving: int) -> tuple[Rung, ...]:
+  """Successive halving (Jamieson and Talwalkar 2016, 1502.07943) of so many candidates.
+
+  The first rung trains all of them for a share of their steps; one in `halving`, the best on validation, goes on to
+  `halving` times that share, until one rung is the whole training. The schedule of the learning rate is that of the
+  whole training from the start.
+  """
+  found, left = [], candidates
+  while halving and left >= halving:
+    found.append(left)
+    left //= halving
+  found.append(left)
+  return tuple(Rung(count, float(halving or 1) ** (place + 1 - len(found))) for place, count in enumerate(found))
+
+
+def steps_at(steps: int, rung: Rung) -> int:
+  """How far a run of so many steps is trained in a rung."""
+  return max(1, round(steps * rung.share))
 
 
 def task_of(config, name: str) -> Task:
@@ -82,8 +150,8 @@ def task_of(config, name: str) -> Task:
 
 
 def run_config(config, run: Run, workdir: pathlib.Path, start_from: Run | None = None):
-  """The config of one run: the study's, with the run's task, method, seed and overrides."""
-  changes = dict(run.overrides) | {"task": run.task, "method": run.method, "seed": run.seed}
+  """The config of one run: the study's, with the run's task, seed, what its method sets, and its overrides."""
+  changes = settings_of(run.method) | dict(run.overrides) | {"task": run.task, "seed": run.seed}
   if start_from is not None:
     changes["train.init_from"] = str(workdir / start_from.folder)
   changed = schema.with_overrides(config, changes)
@@ -91,135 +159,79 @@ def run_config(config, run: Run, workdir: pathlib.Path, start_from: Run | None =
   return changed
 
 
-def stages(config, groups: Sequence[Sequence[Run]], workdir: pathlib.Path) -> list[Stage]:
-  """The stages of all runs, in order, with what each is likely to cost.
+@dataclasses.dataclass(frozen=True)
+class Items:
+  """What a run trains on: how many items, and the mean tokens of one, its prompt once and with each answer."""
 
-  Args:
-    config: the study's.
-    groups: what `plan` gave.
-    workdir: the study's folder.
+  count: int
+  shared: float
+  plain: float
 
-  Raises:
-    UserError: the config or the data of a run cannot be used.
+
+class Measured:
+  """The items of runs, about, read once for all runs that have the same."""
+
+  def __init__(self, config):
+    self._config = config
+    self._known: dict[str, Items] = {}
+
+  def of(self, run: Run) -> tuple[Any, Items]:
+    """The run's config, and its items.
+
+    Raises:
+      UserError: the run's config or data cannot be used.
+    """
+    settings = run_config(self._config, run, pathlib.Path())
+    values = schema.as_dict(settings)
+    judged = settings.preference.loss == "kto"
+    key = repr([values[k] for k in ("task", "define", "data", "method", "seed")] + [settings.preference.pairs, judged])
+    if key not in self._known:
+      found = items.training_items(settings, task_of(self._config, run.task))["train"]
+      prompts = [characters(item.prompt) for item in found]
+      answers = [sum(map(len, item.answers)) for item in found]
+      plain = [prompt * len(item.answers) for prompt, item in zip(prompts, found, strict=True)]
+      size = _CHARACTERS * len(found)
+      self._known[key] = Items(len(found), sum(prompts + answers) / size, sum(plain + answers) / size)
+    return settings, self._known[key]
+
+
+def characters(prompt: Sequence[Mapping[str, str]] | str | None) -> int:
+  """Characters of a prompt's texts."""
+  if prompt is None or isinstance(prompt, str):
+    return len(prompt or "")
+  return sum(len(message["content"]) for message in prompt)
+
+
+def trained_in(steps: Sequence[int], halving: int) -> Iterator[tuple[int, Rung, int]]:
+  """What is trained in a group of runs of so many steps, as (place of a run, rung, steps of it in that rung).
+
+  Which runs go on is known after a rung alone; here they are the first ones.
   """
-  found = []
-  for candidates in groups:
-    task = task_of(config, candidates[0].task)
-    for run in candidates:
-      settings = run_config(config, run, workdir)
-      if run.method != "base":
-        found.append(_training(settings, run, task))
-      rows = task_rows(settings, task)
-      if len(candidates) > 1:
-        found.append(Stage(run, "validation", _evaluation_cost(task, rows["validation"]), rows=len(rows["validation"])))
-    found.append(Stage(candidates[0], "test", _evaluation_cost(task, rows["test"]), rows=len(rows["test"])))
-  return found
+  done = [0] * len(steps)
+  for rung in rungs(len(steps), halving):
+    for place in range(rung.candidates):
+      until = steps_at(steps[place], rung)
+      yield place, rung, until - done[place]
+      done[place] = until
 
 
-def describe(found: Sequence[Stage]) -> list[str]:
-  """The plan as lines of a table: task, method, candidates, steps, rows, and the share of the expected time."""
-  line = "{:<24}{:<8}{:>5}{:>12}{:>12}{:>12}{:>12}{:>12}{:>8}".format
-  lines = [line("task", "method", "seed", "candidates", "steps", "train", "validation", "test", "time")]
-  total = sum(stage.cost for stage in found) or 1.0
-  for where in dict.fromkeys((stage.run.task, stage.run.method, stage.run.seed) for stage in found):
-    own = [stage for stage in found if (stage.run.task, stage.run.method, stage.run.seed) == where]
-
-    def shown(kind: str, value: str, own=own) -> str:
-      return "/".join(dict.fromkeys(str(getattr(stage, value)) for stage in own if stage.kind == kind)) or "-"
-
-    counts = shown("train", "steps"), shown("train", "rows"), shown("validation", "rows"), shown("test", "rows")
-    share = sum(stage.cost for stage in own) / total
-    lines.append(line(*where, len({stage.run.candidate for stage in own}), *counts, f"{share:.0%}"))
-  return lines
-
-
-def tell(line: str) -> None:
-  """Writes a line on stderr, clear of the bars there."""
-  tqdm.write(line, file=sys.stderr)
-
-
-def is_done(stage: Stage, workdir: pathlib.Path) -> bool:
-  """Whether an earlier command has left what this stage makes."""
-  folder = workdir / stage.run.folder
-  if stage.kind == "test":  # of whichever candidate was chosen
-    return any(folder.parent.glob("candidate*/eval/test/metrics.json"))
-  if stage.kind == "validation":
-    return (folder / "eval" / "validation" / "metrics.json").exists()
-  return (folder / checkpoints.DIRECTORY / str(stage.steps) / "params").is_dir()
-
-
-class Progress:
-  """How far the study is and how long it will take, on stderr: a bar, or a line a stage where that is no terminal.
-
-  Args:
-    found: all stages.
-    workdir: the study's folder; what is done there already takes no time.
-  """
-
-  def __init__(self, found: Sequence[Stage], workdir: pathlib.Path):
-    self._left = {(s.run.folder, s.kind): s.cost for s in found if not is_done(s, workdir)}
-    self._to_do = sum(self._left.values())
-    self._total = sum(stage.cost for stage in found)
-    self._started = time.monotonic()
-    self._bar = progress(self._total, "study", self._total - self._to_do)
-    self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-    self._bar.refresh()
-
-  def finish(self, run: Run, kind: str) -> None:
-    """Notes that a stage has ended; `test` belongs to the first candidate, whichever was chosen."""
-    cost = self._left.pop((run.folder, kind), None)
-    if cost is None:
-      return
-    told = f"about {_duration(self.seconds_left())} left" if self._left else "done"
-    self._bar.set_postfix_str(told, refresh=False)
-    self._bar.update(cost)
-    self._bar.refresh()
-    if self._bar.disable:
-      share = 1 - sum(self._left.values()) / self._total
-      tell(f"study: {100 * share:.0f} %, {told} after {_duration(time.monotonic() - self._started)}")
-
-  def seconds_left(self) -> float:
-    """What is left, at the mean speed so far (infinite before the first stage has ended)."""
-    left = sum(self._left.values())
-    done = self._to_do - left
-    return (time.monotonic() - self._started) * left / done if done else float("inf")
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self._bar.close()
-
-
-def _duration(seconds: float) -> str:
-  if seconds < 90:
-    return f"{seconds:.0f} s"
-  return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _training(settings, run: Run, task: Task) -> Stage:
-  found = items.training_items(settings, task)["train"]
-  steps = planned_steps(settings, len(found))
-  tokens = sum(map(_tokens, found)) / len(found)
-  drawn = steps * settings.train.batch_size
-  reference = 0
-  if reads_reference(objective_of(settings)):
-    reference = drawn if settings.preference.reference == "live" else len(found)
-  return Stage(run, "train", (_BACKWARD * drawn + reference) * tokens, steps, len(found))
-
-
-def _tokens(item: Example | PreferencePair | JudgedAnswer) -> float:
-  """Tokens of a group, the prompt once."""
-  return (_characters(item.prompt) + sum(map(len, item.answers))) / _CHARACTERS
-
-
-def _characters(prompt: Sequence[Mapping[str, str]] | str) -> int:
-  return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
-
-
-def _evaluation_cost(task: Task, rows: Sequence[Row]) -> float:
-  if task.generation is not None:
-    answer = _DECODED * task.generation.max_new_tokens
-  else:
-    answer = sum(len(task.completion(labels)) for labels in task.answers()) / _CHARACTERS
-  return sum(_characters(task.prompt(row)) / _CHARACTERS + answer for row in rows)
+def _scaled(config, runs: tuple[Run, ...], options: Options, measured: Measured) -> tuple[Run, ...]:
+  """The runs with as many steps as the budget allows, in the proportions that they have."""
+  settings, found = zip(*map(measured.of, runs), strict=True)
+  steps = [planned_steps(one, of_one.count) for one, of_one in zip(settings, found, strict=True)]
+  of_step = [one.train.batch_size * of_one.plain for one, of_one in zip(settings, found, strict=True)]
+  planned = sum(count * of_step[place] for place, _, count in trained_in(steps, options.halving))
+  factor = options.budget / planned
+  if factor * max(steps) < 0.5:
+    least = math.ceil(planned / max(steps))
+    raise UserError(
+      f"--budget is {options.budget}; {runs[0].task} with {runs[0].method} needs {least} for one step each"
+    )
+  changed = []
+  for run, one, count in zip(runs, settings, steps, strict=True):
+    scaled = max(1, round(count * factor))
+    overrides = dict(run.overrides) | {"train.steps": scaled}
+    if one.optimizer.warmup_steps > scaled:
+      overrides["optimizer.warmup_steps"] = scaled
+    changed.append(dataclasses.replace(run, overrides=tuple(sorted(overrides.items()))))
+  return tuple(changed)

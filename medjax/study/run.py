@@ -4,6 +4,9 @@ A study is a folder. Each run in it is an ordinary workdir of `medjax train`, ea
 `medjax eval`; what is there already is not done again, so that an interrupted study goes on where it was.
 """
 
+import contextlib
+import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -11,11 +14,8 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import jax
-from absl import logging
 
 import medjax
 from medjax import config as schema
@@ -25,116 +25,189 @@ from medjax.data.examples import Row
 from medjax.data.loader import seen
 from medjax.data.rows import task_rows, windowed
 from medjax.errors import UserError
-from medjax.evaluation.evaluate import evaluate
-from medjax.evaluation.metrics import higher_is_better, score_texts
-from medjax.models.pretrained import Description, load_config_and_tokenizer, load_pretrained
-from medjax.objectives.preference import REFERENCE_FREE
-from medjax.study import compare, plan, recorded, report, report_html
-from medjax.study.plan import Run, run_config
+from medjax.evaluation.metrics import score_texts
+from medjax.hardware.flops import kernel_parameters
+from medjax.methods import METHODS
+from medjax.models.pretrained import Description, load_config_and_tokenizer
+from medjax.study import (
+  at_hand,
+  compare,
+  jobs,
+  plan,
+  protocol,
+  recorded,
+  report,
+  report_html,
+  schedule,
+  stages,
+  workers,
+)
+from medjax.study.plan import Group, Key, Run, run_config
+from medjax.study.progress import Progress, tell
+from medjax.study.stages import Stage
+from medjax.study.workers import Processes
 from medjax.tasks.baselines import BASELINES
 from medjax.tasks.task import Task, TextTarget
 from medjax.training import checkpoints
-from medjax.training.loop import train
 
 SCHEMA_VERSION = 1
 RESAMPLES = 2000
+HARDWARE = "hardware.json"  # in the study's folder: what the last command that did something ran on
+_PATIENCE = 300  # tenths of a second to wait for a folder
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "scikit-learn")
 
 
-def study(config, workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
+def study(
+  config,
+  workdir: pathlib.Path,
+  examples: int = 0,
+  asked: Mapping[str, int] | None = None,
+  processes: Processes | None = None,
+  allow_second_look: bool = False,
+) -> dict[str, Any]:
   """Runs the study, or what is missing of it, and writes `study.json`, `report.md` and `report.html`.
 
   Args:
     config: a validated run config; `study` says what is compared.
     workdir: the study's folder.
     examples: how many test rows of each task `report.html` shows, which is clinical text.
+    asked: options by their names in `plan.Options`; those that are not named are as the folder has them, or as usual.
+    processes: where jobs are done; None for this process.
+    allow_second_look: whether the test rows may be scored with other weights than before. The report lists it.
 
   Returns:
     What `study.json` holds (schema in docs/architecture.md).
 
   Raises:
-    UserError: the config cannot be used, or the folder is of another study.
+    UserError: the config cannot be used, or the folder is of another study or in use by another command.
     RunError: a run failed.
     Stopped: SIGTERM came during training; the same command goes on.
   """
   started = time.time()
-  _claim(config, workdir)
-  groups = plan.plan(config)
-  stages = plan.stages(config, groups, workdir)
-  for line in plan.describe(stages):
-    plan.tell(line)
-  # Weights that adapters are added to are read by each run, as it stores them.
-  model = load_config_and_tokenizer(config.model.path) if config.lora.rank else load_pretrained(config.model.path)
-  chosen: dict[tuple[str, int, str], Run] = {}
-  with plan.Progress(stages, workdir) as progress:
-    for number, candidates in enumerate(groups, start=1):
-      first = candidates[0]
-      logging.info("study %d of %d: %s, %s, seed %d", number, len(groups), first.task, first.method, first.seed)
-      start_from = chosen.get((first.task, first.seed, "sft")) if first.method == "dpo" else None
-      run = _choose(config, workdir, candidates, start_from, model, progress)
-      _evaluate(config, workdir, run, "test", model)
-      progress.finish(first, "test")
-      chosen[(run.task, run.seed, run.method)] = run
-  results = _results(config, workdir, chosen, model)
-  results["environment"] = _environment(config, workdir, chosen, time.time() - started)
-  files.write_json(workdir / "study.json", results)
+  with _alone(workdir) as lock:
+    options = _claim(config, workdir, asked or {})
+    groups = plan.plan(config, options)
+    steps, found = stages.planned(config, groups), stages.stages(config, groups, options)
+    study = jobs.Study(config, options, workdir, allow_second_look)
+    chosen = _carried_out(study, groups, steps, found, processes, lock)
+    results = _results(study, groups, steps, chosen)
+    results["environment"] = _environment(config, workdir, chosen, time.time() - started)
+    files.write_json(workdir / "study.json", results)
   report.write_report(results, workdir / "report.md")
   shown = []
   if examples:
-    found = _tasks(config, chosen)
-    rows = {name: _splits(config, name, task)["test"] for name, task in found.items()}
-    shown = recorded.read_examples(workdir, results, found, rows, examples)
+    by_name = _tasks(config, chosen)
+    rows = {name: _splits(config, name, task)["test"] for name, task in by_name.items()}
+    shown = recorded.read_examples(workdir, results, by_name, rows, examples)
   report_html.write_html(results, workdir / "report.html", recorded.read_curves(workdir, results), shown)
   return results
 
 
-def _claim(config, workdir: pathlib.Path) -> None:
-  """Makes the folder this study's, or raises UserError where it is another's."""
+def show_plan(config, workdir: pathlib.Path, asked: Mapping[str, int] | None = None, parallel: int = 1) -> None:
+  """Tells on stderr what `study` would do and how long that is likely to take; measures the devices for it.
+
+  Raises:
+    UserError: as `study`.
+  """
+  options = _options(config, workdir, asked or {})
+  groups = plan.plan(config, options)
+  study, found = jobs.Study(config, options, workdir), stages.stages(config, groups, options)
+  shares = len(at_hand.shares(parallel))  # before this process holds the devices
+  measured = jobs.hardware(study)
+  _tell_plan(study, groups, found, {**measured, "rate": measured["rate"] / shares}, shares)
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[int]:
+  """Makes the folder this command's own until its last process has ended; gives the file that says so."""
   workdir.mkdir(parents=True, exist_ok=True)
-  path, wanted = workdir / "config.json", schema.as_dict(config)
-  if path.exists():
-    changed = checkpoints.differences(json.loads(path.read_text(encoding="utf-8")), wanted)
-    if changed:
-      raise UserError(f"{workdir} holds another study ({'; '.join(changed[:3])}); use another --workdir or set it back")
-  files.write_json(path, wanted)
+  with open(workdir / ".lock", "w") as file:
+    for attempt in range(_PATIENCE + 1):  # processes of a command that was killed take a moment to end
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if attempt == _PATIENCE:
+          raise UserError(f"{workdir} is in use by another command; wait for it, or use another --workdir") from None
+        time.sleep(0.1)
+    yield file.fileno()
 
 
-def _choose(config, workdir, candidates: list[Run], start_from: Run | None, model: Description, progress) -> Run:
-  """Trains every candidate; the one with the best validation metrics, the first among equals."""
-  best, best_value = candidates[0], -float("inf")
-  for run in candidates:
-    if run.method != "base":
-      train(run_config(config, run, workdir, start_from), workdir / run.folder, model)
-      progress.finish(run, "train")
-    if len(candidates) > 1:
-      task = plan.task_of(config, run.task)
-      value = _selection_value(_evaluate(config, workdir, run, "validation", model), task)
-      progress.finish(run, "validation")
-      if value > best_value:
-        best, best_value = run, value
-  return best
+def _claim(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Options:
+  """Makes the folder this study's, or raises UserError where it is another's."""
+  options = _options(config, workdir, asked)
+  files.write_json(workdir / "config.json", schema.as_dict(config))
+  files.write_json(workdir / plan.OPTIONS, dataclasses.asdict(options))
+  return options
 
 
-def _selection_value(metrics: Mapping[str, Any], task: Task) -> float:
-  """Mean of the primary metrics over a task's targets, higher is better."""
-  signed = [
-    metrics["targets"][name][target.primary] * (1 if higher_is_better(target.primary) else -1)
-    for name, target in task.targets.items()
-  ]
-  return sum(signed) / len(signed)
+def _options(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Options:
+  """What the folder's study has, else what is asked for; UserError where the folder is another study's."""
+  known = {"config.json": schema.as_dict(config), plan.OPTIONS: dataclasses.asdict(plan.Options()) | dict(asked)}
+  for name, wanted in known.items():
+    if (workdir / name).exists():
+      saved = json.loads((workdir / name).read_text(encoding="utf-8"))
+      known[name] = {**saved, **asked} if name == plan.OPTIONS else wanted
+      changed = checkpoints.differences(saved, known[name])
+      if changed:
+        raise UserError(
+          f"{workdir} holds another study ({'; '.join(changed[:3])}); use another --workdir or set it back"
+        )
+  if asked.get("few_shot") and "few_shot" not in config.study.methods:
+    raise UserError("--few_shot is read by the method few_shot alone; add it to config.study.methods")
+  return plan.Options(**known[plan.OPTIONS])
 
 
-def _evaluate(config, workdir, run: Run, split: str, model: Description) -> dict[str, Any]:
-  """Metrics of a run on a split, computed once."""
-  out = workdir / run.folder / "eval" / split
-  if (out / "metrics.json").exists():
-    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-  checkpoint = config.model.path if run.method == "base" else str(workdir / run.folder)
-  return evaluate(run_config(config, run, workdir), checkpoint, split, out, model)
+def _executor(study: jobs.Study, processes: Processes | None, lock: int) -> workers.Here | workers.Pool:
+  if processes is None:
+    return workers.Here(study)
+  shares = at_hand.shares(processes.parallel)
+  return workers.Pool(study, shares, lock, processes)
 
 
-def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Description) -> dict[str, Any]:
+def _carried_out(
+  study: jobs.Study,
+  groups: Sequence[Group],
+  steps: Mapping[Run, int],
+  found: Sequence[Stage],
+  processes: Processes | None,
+  lock: int,
+) -> dict[Key, Run]:
+  """Does what is missing; the chosen run of each group."""
+  done = stages.done_stages(found, groups, steps, study.workdir, study.options.halving)
+  if len(done) == len(found) and all(stages.is_tested(group, study.workdir) for group in groups):
+    with Progress(found, done, 0.0) as bar:
+      return schedule.carry_out(study, groups, steps, workers.Here(study), bar)
+  with _executor(study, processes, lock) as executor:
+    files.write_json(study.workdir / HARDWARE, {"parallel": executor.parallel, **executor.hardware})
+    seconds = _tell_plan(study, groups, found, executor.hardware, executor.parallel)
+    with Progress(found, done, seconds, executor.parallel) as bar:
+      return schedule.carry_out(study, groups, steps, executor, bar)
+
+
+def _tell_plan(
+  study: jobs.Study, groups: Sequence[Group], found: Sequence[Stage], hardware: Mapping[str, Any], parallel: int
+) -> float:
+  """Writes the plan on stderr; what a token of a forward pass takes, in seconds."""
+  described = load_config_and_tokenizer(study.config.model.path)
+  seconds = stages.token_seconds(kernel_parameters(described.config), hardware["rate"])
+  for line in stages.describe(found, seconds):
+    tell(line)
+  total = sum(stages.expected(stage, seconds) for stage in found) / parallel
+  runs = sum(len(group.runs) for group in groups if group.trains)
+  beside = f", {parallel} at a time" if parallel > 1 else ""
+  tell(f"{runs} runs to train{beside}; about {stages.duration(total)} from start to end on {hardware['devices']}")
+  for line in protocol.unequal(found, len(study.config.study.seeds)):
+    tell(line)
+  return seconds
+
+
+def _results(
+  study: jobs.Study, groups: Sequence[Group], steps: Mapping[Run, int], chosen: Mapping[Key, Run]
+) -> dict[str, Any]:
   """study.json without `environment`: a function of the runs' files alone."""
+  config, workdir = study.config, study.workdir
+  model = load_config_and_tokenizer(config.model.path)
   answers, targets, training = {}, {}, []
   for (task_name, seed, method), run in chosen.items():
     lines = (workdir / run.folder / "eval" / "test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -149,18 +222,18 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model:
       }
       if isinstance(target, TextTarget):
         answers[(task_name, name, method, seed)]["scores"] = [row["scores"][name] for row in rows]
-    if method != "base":
-      steps = _steps(workdir / run.folder)
+    if METHODS[method].trains:
+      lines = protocol.read_steps(workdir / run.folder)
       training.append(
         {
           "task": task_name,
           "method": method,
           "seed": seed,
           "candidate": run.candidate,
-          "steps": steps[-1]["step"],
-          "tokens": sum(step["tokens"] for step in steps),
-          "first_loss": steps[0]["loss"],
-          "last_loss": steps[-1]["loss"],
+          "steps": lines[-1]["step"],
+          "tokens": sum(line["tokens"] for line in lines),
+          "first_loss": lines[0]["loss"],
+          "last_loss": lines[-1]["loss"],
         }
       )
   results, comparisons, recommendations = compare.compare(
@@ -177,13 +250,12 @@ def _results(config, workdir, chosen: Mapping[tuple[str, int, str], Run], model:
     "recommendations": recommendations,
     "confusion": compare.confusions(answers, targets),
     "training": training,
-    "protocol": _protocol(config, chosen),
+    "tuning": protocol.tuning(study, groups, steps, chosen),
+    "protocol": protocol.protocol(study, groups, chosen, _row_counts(config, chosen), RESAMPLES),
   }
 
 
-def _baselines(
-  config, workdir, chosen: Mapping[tuple[str, int, str], Run], model: Description
-) -> dict[compare.Key, compare.Answers]:
+def _baselines(config, workdir, chosen: Mapping[Key, Run], model: Description) -> dict[compare.Key, compare.Answers]:
   """What needs no language model, fitted on the rows that the first seed's SFT read; nothing where there are none.
 
   Rows that SFT had but did not come to in its steps are not used, so that both learn from the same.
@@ -220,7 +292,7 @@ def _rows_read(settings, task: Task, rows: list[Row], model: Description) -> lis
   return [by_id[groups[index].id] for index in seen(settings, len(groups))]
 
 
-def _tasks(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Task]:
+def _tasks(config, chosen: Mapping[Key, Run]) -> dict[str, Task]:
   """The tasks by the names that the config has for them."""
   return {name: plan.task_of(config, name) for name in dict.fromkeys(run.task for run in chosen.values())}
 
@@ -230,47 +302,14 @@ def _splits(config, name: str, task: Task) -> dict[str, list[Row]]:
   return task_rows(schema.with_overrides(config, {"task": name}), task)
 
 
-def _protocol(config, chosen: Mapping[tuple[str, int, str], Run]) -> dict[str, Any]:
-  found = dict(sorted(_tasks(config, chosen).items()))
-  return {
-    "model": config.model.path,
-    "methods": list(config.study.methods),
-    "tasks": list(found),
-    "seeds": list(config.study.seeds),
-    "rows": {
-      name: {split: len(rows) for split, rows in _splits(config, name, task).items()} for name, task in found.items()
-    },
-    "selection": f"{_selection(config)}; the test rows are read once, by the chosen run of each method",
-    "answers": {
-      name: "the likeliest labels"
-      if task.generation is None
-      else f"generated greedily, up to {task.generation.max_new_tokens} tokens"
-      for name, task in found.items()
-    },
-    "baselines": "fitted on the rows that the first seed's SFT run read, scored on the same test rows, not compared",
-    "dpo": f"starts from {'the chosen SFT run' if 'sft' in config.study.methods else 'the model'}, "
-    f"{'' if config.preference.loss in REFERENCE_FREE else 'which is its reference; '}loss {config.preference.loss}",
-    "chosen": [
-      {"task": run.task, "method": run.method, "seed": run.seed, "candidate": run.candidate, **dict(run.overrides)}
-      for run in chosen.values()
-    ],
-    "intervals": "95 % over patients, by the jackknife: score intervals of values (BCa bootstrap where a metric has no "
-    "bounds), t intervals of differences",
-    "resamples": RESAMPLES,
-    "margin": compare.MARGIN,
-    "config": files.fingerprint(schema.as_dict(config)),
-  }
+def _row_counts(config, chosen: Mapping[Key, Run]) -> dict[str, dict[str, int]]:
+  found = sorted(_tasks(config, chosen).items())
+  return {name: {split: len(rows) for split, rows in _splits(config, name, task).items()} for name, task in found}
 
 
-def _selection(config) -> str:
-  if all(len(candidates) == 1 for candidates in plan.plan(config)):
-    return "one setting a method, so nothing was selected on validation"
-  return "by the mean primary metric on validation where a method has several candidates"
-
-
-def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], seconds: float) -> dict[str, Any]:
+def _environment(config, workdir, chosen: Mapping[Key, Run], seconds: float) -> dict[str, Any]:
   """What may differ between two equal studies: machine, versions, times."""
-  device = jax.devices()[0]
+  hardware = json.loads((workdir / HARDWARE).read_text(encoding="utf-8"))
   data = {
     name: {split: items.fingerprint(rows) for split, rows in _splits(config, name, task).items()}
     for name, task in sorted(_tasks(config, chosen).items())
@@ -280,23 +319,20 @@ def _environment(config, workdir, chosen: Mapping[tuple[str, int, str], Run], se
     "python": platform.python_version(),
     "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    "devices": f"{jax.device_count()} x {device.device_kind}",
+    "devices": hardware["devices"],
+    "parallel": hardware["parallel"],
     "git_revision": _git_revision(),
     "data": data,
     "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     "seconds_of_this_command": round(seconds, 1),
     "training_seconds": {
       f"{run.task} {run.method} seed{run.seed}": round(
-        sum(step["tokens"] / step["tokens_per_second"] for step in _steps(workdir / run.folder)), 1
+        sum(step["tokens"] / step["tokens_per_second"] for step in protocol.read_steps(workdir / run.folder)), 1
       )
       for run in chosen.values()
-      if run.method != "base"
+      if METHODS[run.method].trains
     },
   }
-
-
-def _steps(folder: pathlib.Path) -> list[dict[str, Any]]:
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _git_revision() -> str | None:
