@@ -128,11 +128,7 @@ def budget(study: Study, groups: Sequence[Group]) -> dict[str, Any]:
     "unit": "tokens of training over all candidates and seeds, a prompt counted with each of its answers",
     "asked": study.options.budget or None,
     "equal": _equal({(row["task"], row["method"]): (row["settings"], row["tokens"]) for row in rows}),
-    **(
-      {"beside": f"{', '.join(inherited)} started from runs of sft, whose budget is not counted again"}
-      if inherited
-      else {}
-    ),
+    "beside": f"started from runs of sft, whose tokens are not counted again: {', '.join(inherited) or 'none'}",
     "spent": rows,
   }
 

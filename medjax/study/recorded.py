@@ -8,6 +8,7 @@ from typing import Any
 
 from medjax.data.examples import Row
 from medjax.errors import UserError
+from medjax.study.plan import Run
 from medjax.tasks.task import Task
 
 
@@ -86,8 +87,7 @@ def _answer(line: Mapping[str, Any]) -> str:
 
 
 def _file(workdir: str | os.PathLike, run: Mapping[str, Any], name: str) -> pathlib.Path:
-  folder = pathlib.Path(workdir, "runs", run["task"], f"seed{run['seed']}", run["method"])
-  path = folder / f"candidate{run['candidate']}" / name
+  path = pathlib.Path(workdir) / Run(run["task"], run["seed"], run["method"], run["candidate"], ()).folder / name
   if not path.exists():
     raise UserError(f"{path} is not there; run the study again to finish it")
   return path

@@ -1,4 +1,4 @@
-"""Which job of a study comes when: candidates are trained and compared, one is chosen and tested, another waits for it."""
+"""Which job of a study comes when: candidates are trained and compared, one is chosen and tested, others follow."""
 
 import json
 import math

@@ -30,8 +30,8 @@ from medjax.training import checkpoints
 _CHARACTERS = 4  # of a token
 _BACKWARD = 3  # forward and backward pass
 _DECODED = 2  # a token of a generated answer
-# Seconds that a stage takes beside its tokens, to load and compile; and the share of what a device makes of a product of
-# matrices that it makes of a model. Both were read off studies of SmolLM2-135M on two CPU cores.
+# Seconds that a stage takes beside its tokens, to load and compile; and how fast a model is computed, as a share of the
+# speed of a large product of matrices. Both were read off studies of SmolLM2-135M on two CPU cores.
 _OVERHEAD = 4.0
 _EFFICIENCY = 0.4
 FAILED = "failed.json"  # in the folder of a run that cannot be trained, such as one whose loss is not finite

@@ -1,8 +1,8 @@
 """A process that does jobs of a study, one after another: `python -m medjax.study.worker`.
 
-It reads JSON from stdin, a line each: first what `workers.Pool` says of the study, then jobs. It answers with JSON lines
-on what was its stdout; what else is printed goes to the log of the run. It ends when stdin does, at once, whatever it is
-doing: then the process that started it is gone, and the next command goes on from the files.
+It reads JSON from stdin, a line each: first what `workers.Pool` says of the study, then jobs. It answers with lines of
+JSON on what was its stdout; what else is printed goes to the log of the run. It ends as soon as stdin does, whatever it
+is doing: then the process that started it is gone, and the next command goes on from the files.
 """
 
 import json

@@ -8,9 +8,10 @@ import tiny
 from medjax import config as schema
 from medjax import tasks
 from medjax.data.examples import Row
-from medjax.evaluation.text_metrics import TEXT_METRICS, score_text
-from medjax.study import plan
+from medjax.evaluation.text_metrics import score_text, text_metrics
+from medjax.study import plan, stages
 from medjax.study import run as study_run
+from medjax.study.progress import Progress
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
 
 
@@ -74,7 +75,7 @@ def test_texts_and_labels_have_results_and_comparisons(done):
   value = {(row["target"], row["method"], row["metric"]): row["value"] for row in study["results"]}
   for method in ("base", "sft"):
     lines = predictions(workdir, study, method)
-    for metric in TEXT_METRICS:
+    for metric in text_metrics(TASK.targets["gist"]):
       scores = [line["scores"]["gist"][metric] for line in lines]
       assert value["gist", method, metric] == pytest.approx(sum(scores) / 10)
     assert value["level", method, "accuracy"] == 0.0, "no answer gives a level, and that is wrong"
@@ -106,22 +107,23 @@ def test_baselines_of_texts_and_labels(done):
 
 def test_what_is_done_is_not_waited_for(done):
   config, workdir, _ = done
-  stages = plan.stages(config, plan.plan(config), workdir)
-  kinds = [(stage.run.method, stage.run.candidate, stage.kind, stage.steps, stage.rows) for stage in stages]
+  groups = plan.plan(config)
+  found, steps = stages.stages(config, groups), stages.planned(config, groups)
+  kinds = [(stage.run.method, stage.run.candidate, stage.kind, stage.until, stage.rows) for stage in found]
   assert kinds == [
     ("base", 0, "test", 0, 10),
     ("sft", 0, "train", 2, 9),
-    ("sft", 0, "validation", 0, 4),
+    ("sft", 0, "validation", 2, 4),
     ("sft", 1, "train", 2, 6),
-    ("sft", 1, "validation", 0, 4),
+    ("sft", 1, "validation", 2, 4),
     ("sft", 0, "test", 0, 10),
   ]
-  assert all(plan.is_done(stage, workdir) for stage in stages)
-  assert not any(plan.is_done(stage, workdir / "elsewhere") for stage in stages)
-  with plan.Progress(stages, workdir / "elsewhere") as progress:
-    assert progress.seconds_left() == float("inf")
-    for stage in stages[:-1]:
-      progress.finish(stage.run, stage.kind)
+  assert stages.done_stages(found, groups, steps, workdir, 0) == found
+  assert stages.done_stages(found, groups, steps, workdir / "elsewhere", 0) == []
+  with Progress(found, [], seconds=0.5) as progress:
+    assert progress.seconds_left() == sum(stages.expected(stage, 0.5) for stage in found), "before anything is known"
+    for stage in found[:-1]:
+      progress.finish(stage.group, stage.kind)
     assert 0 < progress.seconds_left() < 60
-    progress.finish(stages[-1].run, "test")
+    progress.finish(found[-1].group, "test")
     assert progress.seconds_left() == 0
