@@ -121,6 +121,7 @@ class Pool:
     self._events: queue.Queue[tuple[_Worker, subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
     self._workers = [_Worker(share) for share in shares]
     self._tries: dict[Job, int] = {}
+    self._starts = 0  # of processes that ended before they had a job
     self._stopping = False
     self.parallel = len(shares)
     self.hardware: dict[str, Any] = {}
@@ -237,8 +238,11 @@ class Pool:
     if worker.code == EXIT_UNUSABLE:
       raise UserError(worker.why)
     if job is None:
-      if not self.hardware:
+      self._starts += 1
+      if not self.hardware and (worker.why or self._starts >= _TRIES):
         raise RunError(f"a process of the study ended as it started: {worker.why or _last_lines(self._log(worker))}")
+      if not self.hardware:
+        self._spawn(worker)
       return []
     if worker.code == EXIT_FAILED:
       worker.job = None

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from tiny import write_model
 from medjax import config as schema
 from medjax import tasks
 from medjax.errors import UserError
+from medjax.study import looks
 from medjax.study import run as study_run
 from medjax.tasks import baselines
 
@@ -43,6 +45,7 @@ def get_config():
   return config
 """
 RUNS = pathlib.Path("runs/numeric_classification/seed0")
+AT_A_TIME = min(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,8 @@ def setup(tmp_path_factory):
   return folder
 
 
-def command(setup, workdir):
-  flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}"]
+def command(setup, workdir, *more):
+  flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}", *more]
   one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
   environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": one_device}
   return dict(args=[sys.executable, "-m", "medjax", "study", *flags], env=environment, cwd=setup)
@@ -62,10 +65,12 @@ def command(setup, workdir):
 
 @pytest.fixture(scope="module")
 def whole(setup):
-  """The study that nothing interrupts."""
-  done = subprocess.run(**command(setup, setup / "whole"), capture_output=True, text=True)
+  """The study that nothing interrupts, with runs side by side; and how long it took."""
+  started = time.monotonic()
+  flags = ("--halving=2", f"--parallel={AT_A_TIME}")
+  done = subprocess.run(**command(setup, setup / "whole", *flags), capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  return setup / "whole", done.stdout, done.stderr
+  return setup / "whole", done.stdout, done.stderr, time.monotonic() - started
 
 
 def numbers(workdir):
@@ -75,7 +80,7 @@ def numbers(workdir):
 
 
 def test_every_method_and_target_has_intervals_and_files_are_named(whole):
-  workdir, printed, _ = whole
+  workdir, printed, *_ = whole
   study = json.loads((workdir / "study.json").read_text())
   primary = {row["method"]: row for row in study["results"] if row["primary"]}
   assert {method for method, row in primary.items() if not row["baseline"]} == {"base", "sft", "dpo"}
@@ -84,22 +89,24 @@ def test_every_method_and_target_has_intervals_and_files_are_named(whole):
   assert {(row["a"], row["b"]) for row in study["comparisons"]} == {("base", "sft"), ("sft", "dpo"), ("base", "dpo")}
   assert [row["verdict"] for row in study["recommendations"]] != []
   assert str(workdir / "study.json") in printed and str(workdir / "report.md") in printed
+  assert study["environment"]["devices"] == "1 x cpu" and study["environment"]["parallel"] == AT_A_TIME
 
 
 def test_the_plan_is_told_before_and_progress_with_the_time_left(whole):
   lines = whole[2].splitlines()
   plan = lines.index(next(line for line in lines if line.startswith("task ")))
-  assert [line.split() for line in lines[plan + 1 : plan + 4]] == [
-    ["numeric_classification", "base", "0", "1", "-", "-", "-", "24", lines[plan + 1].split()[-1]],
-    ["numeric_classification", "sft", "0", "2", "6", "12", "6", "24", lines[plan + 2].split()[-1]],
-    ["numeric_classification", "dpo", "0", "1", "6", "12", "-", "24", lines[plan + 3].split()[-1]],
+  assert [line.split()[:8] for line in lines[plan + 1 : plan + 4]] == [
+    ["numeric_classification", "base", "0", "1", "-", "-", "-", "24"],
+    ["numeric_classification", "sft", "0", "2", "3/6", "12", "6", "24"],
+    ["numeric_classification", "dpo", "0", "1", "6", "12", "-", "24"],
   ]
-  shares = [int(line.split()[-1].rstrip("%")) for line in lines[plan + 1 : plan + 4]]
-  assert sum(shares) == pytest.approx(100, abs=1) and shares[1] == max(shares)
+  assert all(re.fullmatch(r"\d+ (s|min)", " ".join(line.split()[8:])) for line in lines[plan + 1 : plan + 4])
+  assert re.fullmatch(r"3 runs to train(, 2 at a time)?; about \d+ (s|min) .* on 1 x cpu", lines[plan + 4])
+  assert lines[plan + 5].startswith("tuning budgets differ") and "sft 2 settings" in lines[plan + 6]
   told = [re.search(r"study: (\d+) %, (.*) after", line) for line in lines[plan:]]
   told = [(int(found[1]), found[2]) for found in told if found]
-  assert [share for share, _ in told] == sorted({share for share, _ in told}), "further with each stage"
-  assert len(told) == 8 and told[-1] == (100, "done") and re.fullmatch(r"about \d+ (s|min) left", told[0][1])
+  assert [share for share, _ in told] == sorted(share for share, _ in told)
+  assert len(told) == 9 and told[-1] == (100, "done") and re.fullmatch(r"about \d+ (s|min) left", told[0][1])
 
 
 def test_baselines_are_fitted_on_the_rows_of_sft_and_scored_on_the_test_rows(whole):
@@ -114,49 +121,109 @@ def test_baselines_are_fitted_on_the_rows_of_sft_and_scored_on_the_test_rows(who
   assert len(study["comparisons"]) == 3, "Holm's family is that of the methods"
 
 
-def test_chosen_on_validation_and_tested_once(whole):
+def test_halved_on_validation_and_tested_once(whole):
   workdir = whole[0]
   study = json.loads((workdir / "study.json").read_text())
   chosen = next(row["candidate"] for row in study["protocol"]["chosen"] if row["method"] == "sft")
   validated = {
-    index: json.loads((workdir / RUNS / f"sft/candidate{index}/eval/validation/metrics.json").read_text())
+    index: json.loads((workdir / RUNS / f"sft/candidate{index}/eval/validation-3/metrics.json").read_text())
     for index in (0, 1)
   }
   values = {index: metrics["targets"]["thyroid"]["macro_f1"] for index, metrics in validated.items()}
   assert values[chosen] == max(values.values())
+  assert [(row["candidate"], row["validation"], row["chosen"]) for row in study["tuning"]] == [
+    (index, [{"steps": 3, "value": values[index]}], index == chosen) for index in (0, 1)
+  ]
+  steps = {
+    index: len((workdir / RUNS / f"sft/candidate{index}/metrics.jsonl").read_text().splitlines()) for index in values
+  }
+  assert steps == {chosen: 6, 1 - chosen: 3}
+  (spent,) = (row for row in study["protocol"]["budget"]["spent"] if row["method"] == "sft")
+  assert (spent["settings"], spent["steps"]) == (2, 9) and not study["protocol"]["budget"]["equal"]
   tested = sorted(path.parent.parent.parent.name for path in workdir.glob(str(RUNS / "sft/*/eval/test/metrics.json")))
   assert tested == [f"candidate{chosen}"]
+  assert [(look.method, look.by) for look in looks.read(workdir)] == [(m, "study") for m in ("base", "sft", "dpo")]
+  assert (study["protocol"]["test_looks"], study["protocol"]["second_looks"]) == (3, [])
   dpo = json.loads((workdir / RUNS / "dpo/candidate0/config.json").read_text())
   assert dpo["train"]["init_from"].endswith(f"sft/candidate{chosen}")
 
 
-# Where the study is killed: as soon as this file is there (a folder of Orbax is complete when it has its last name).
-KILL_AT = {
-  "base tested": "base/candidate0/eval/test/metrics.json",
-  "training": "sft/candidate0/checkpoints/2",
-  "between candidates": "sft/candidate0/eval/validation/metrics.json",
-  "reference pass": "dpo/candidate0/config.json",
-  "last test": "dpo/candidate0/checkpoints/6",
-}
+def workers(process):
+  """Ids of the processes that a study has started, and that do its jobs."""
+  found = []
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      parent = int(path.read_text().rpartition(")")[2].split()[1])
+      if parent == process.pid and b"medjax.study.worker" in path.with_name("cmdline").read_bytes():
+        found.append(int(path.parent.name))
+    except (FileNotFoundError, ProcessLookupError):
+      pass
+  return found
 
 
-@pytest.mark.parametrize("point", KILL_AT)
-def test_killed_and_resumed_gives_the_same_study(point, setup, whole):
-  workdir = setup / point.replace(" ", "-")
-  process = subprocess.Popen(**command(setup, workdir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-  deadline = time.monotonic() + 120
-  while not (workdir / RUNS / KILL_AT[point]).exists():
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.005)
-  process.send_signal(signal.SIGKILL)
+def test_killed_at_ten_random_moments_and_resumed_gives_the_same_study(setup, whole):
+  """Every other time it is a process of the study that is killed, and the study goes on by itself."""
+  rng = random.Random(20)
+  studies, killed, process = 0, [], None
+
+  def start():
+    workdir = setup / f"killed{studies}"
+    return subprocess.Popen(**command(setup, workdir, "--halving=2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+  def check():
+    assert process.returncode == 0, process.stderr.read().decode()
+    assert numbers(setup / f"killed{studies}") == numbers(whole[0])
+
+  while len(killed) < 10:
+    process = process or start()
+    try:
+      process.wait(timeout=rng.uniform(0.05, 0.7) * whole[3])
+      check()
+      studies, process = studies + 1, None
+      continue
+    except subprocess.TimeoutExpired:
+      pass
+    inside = workers(process)
+    if inside and len(killed) % 2:
+      os.kill(inside[0], signal.SIGKILL)
+      killed.append("worker")
+      continue
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process = None
+    killed.append("study")
+  process = process or start()
   process.wait()
-  assert not (workdir / "study.json").exists()
+  check()
+  assert {"worker", "study"} == set(killed)
+
+
+def test_stopped_on_request_ends_with_75_and_goes_on(setup, whole):
+  workdir = setup / "stopped"
+  process = subprocess.Popen(
+    **command(setup, workdir, "--halving=2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+  )
+  while not (workdir / RUNS / "sft/candidate0/metrics.jsonl").exists():
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, told = process.communicate(timeout=120)
+  assert process.returncode == 75 and b"run the same command to go on" in told
+  assert workers(process) == []
   done = subprocess.run(**command(setup, workdir), capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  assert numbers(workdir) == numbers(whole[0])
+  assert numbers(workdir) == numbers(whole[0]), "--halving is remembered"
 
 
 def test_another_study_in_the_folder_is_refused(whole, setup):
-  config = schema.with_overrides(schema.load(str(setup / "config.py"), {}), {"train.steps": 7})
+  config = schema.load(str(setup / "config.py"), {})
   with pytest.raises(UserError, match="another study .*train.steps: 6 -> 7"):
-    study_run.study(config, whole[0])
+    study_run.study(schema.with_overrides(config, {"train.steps": 7}), whole[0])
+  with pytest.raises(UserError, match="another study .*halving: 2 -> 3"):
+    study_run.study(config, whole[0], asked={"halving": 3})
+
+
+def test_two_commands_on_one_folder_at_a_time_are_refused(setup, monkeypatch):
+  monkeypatch.setattr(study_run, "_PATIENCE", 1)
+  with study_run._alone(setup / "busy"), pytest.raises(UserError, match="busy is in use by another command"):
+    study_run.study(schema.load(str(setup / "config.py"), {}), setup / "busy")
