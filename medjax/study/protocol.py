@@ -76,7 +76,8 @@ def protocol(
       for why in [failure(study.workdir / run.folder, sys.maxsize)]
       if why
     ],
-    "intervals": "95 % percentile bootstrap over patients",
+    "intervals": "95 % over patients, by the jackknife: score intervals of values (BCa bootstrap where a metric has no "
+    "bounds), t intervals of differences",
     "resamples": resamples,
     "margin": compare.MARGIN,
     "config": files.fingerprint(schema.as_dict(config)),
