@@ -12,8 +12,7 @@ from absl import flags
 from commands import Runner
 
 from medjax.cli.main import VERBS
-from medjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE
-from medjax.errors import RunError, UserError
+from medjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_UNUSABLE, RunError, UserError
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 

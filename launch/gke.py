@@ -20,8 +20,7 @@ import commands
 import yaml
 from absl import flags
 
-from medjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_UNUSABLE
-from medjax.errors import RunError, UserError
+from medjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_UNUSABLE, RunError, UserError
 
 _JOB = "worker"
 _PORT = 8476

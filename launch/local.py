@@ -22,8 +22,7 @@ import command_line
 from absl import flags
 from commands import read_secrets
 
-from medjax.errors import EXIT_STOPPED
-from medjax.errors import RunError
+from medjax.errors import EXIT_STOPPED, RunError
 
 _POLL_SECONDS = 0.05
 

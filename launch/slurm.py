@@ -16,8 +16,7 @@ import command_line
 import commands
 from absl import flags
 
-from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
-from medjax.errors import UserError
+from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE, UserError
 
 # What an #SBATCH line takes without quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9._:,=@%/+\[\]-]+")

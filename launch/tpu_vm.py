@@ -23,8 +23,7 @@ import command_line
 import commands
 from absl import flags
 
-from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE
-from medjax.errors import RunError, UserError
+from medjax.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNUSABLE, RunError, UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _WORKER = "medjax/code/launch/worker.sh"
