@@ -57,9 +57,9 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
   if task:
     seen["left_out"] = found.left_out
     seen["split_by"] = found.split_by
-    seen["splits"] = {split: _split(task, rows) for split, rows in found.splits.items()}
-    texts = {split: [_compared(config, task, row) for row in rows] for split, rows in found.splits.items()}
-    labels = {row.id: _answer(task, row) for row in itertools.chain(*found.splits.values())}
+    seen["splits"] = {split: split_counts(task, rows) for split, rows in found.splits.items()}
+    texts = {split: [compared(config, task, row) for row in rows] for split, rows in found.splits.items()}
+    labels = {row.id: answer_of(task, row) for row in itertools.chain(*found.splits.values())}
     encoded = {split: _encoded(task, rows, encoder, split) for split, rows in found.splits.items()}
   else:
     seen["splits"] = {split: {"rows": len(of), "data": items.fingerprint(of)} for split, of in items_by_split.items()}
@@ -70,7 +70,7 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
   seen["training"] = _training(config, items_by_split["train"], encoder, limits)
   seen["duplicates"] = _duplicates(texts, labels)
   if task:
-    seen["columns"] = _columns(config, task, found)
+    seen["columns"] = columns_alone(config, task, found)
   if with_identifiers:
     seen["identifiers"] = _identifiers(texts)
   seen["warnings"] = warnings_of(seen)
@@ -95,7 +95,7 @@ def _notices(config) -> list[str]:
   return public.notices(config.define.public, is_test)
 
 
-def _split(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
+def split_counts(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
   """Rows, groups, and how often each label occurs."""
   labels = {}
   for name, target in task.targets.items():
@@ -110,11 +110,12 @@ def _split(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
   }
 
 
-def _answer(task: Task, row: Row) -> str:
+def answer_of(task: Task, row: Row) -> str:
+  """All labels of a row, by which equal prompts are told to conflict."""
   return "; ".join(row.labels[name] for name in task.targets)
 
 
-def _compared(config, task: Task, row: Row) -> tuple[str, str, str]:
+def compared(config, task: Task, row: Row) -> tuple[str, str, str]:
   """Id, group and what two prompts are compared by: the cells that are shown, without the words between them."""
   if not len(config.define):
     return row.id, row.group, task.render(row.fields)
@@ -200,7 +201,7 @@ def _identifiers(texts: Texts) -> dict[str, Any]:
     return dataclasses.asdict(identifiers(every, bar.update))
 
 
-def _columns(config, task: Task, found: RowsOf) -> dict[str, Any]:
+def columns_alone(config, task: Task, found: RowsOf) -> dict[str, Any]:
   """Names to review, and what each column alone says of each label, measured without the test rows."""
   rows = [row for split in SPLITS[:2] for row in found.splits[split]]
   labels = {config.data.columns.get(name, name) for name in own_columns(task)}
@@ -240,9 +241,9 @@ def _scalar(value: Any) -> Any:
 
 
 def warnings_of(seen: Mapping[str, Any]) -> list[str]:
-  """Lines that tell what to look at."""
+  """Lines that tell what to look at, from what `describe` has gathered so far."""
   said = list(seen.get("notices", ())[1:])
-  training = seen["training"]
+  training = seen.get("training", {"prompts_cut": 0, "rows_dropped": 0})
   if training["prompts_cut"] or training["rows_dropped"]:
     said.append(
       f"{training['prompts_cut']} prompts are cut and {training['rows_dropped']} rows dropped, of {training['items']}"

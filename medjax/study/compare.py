@@ -78,7 +78,7 @@ def compare(
           for row in _results(run, target, seed, resamples)
         ]
     samples = {
-      method: [_sample(run, target, [target.primary]) for run in runs.values()] for method, runs in by_method.items()
+      method: [sample_of(run, target, [target.primary]) for run in runs.values()] for method, runs in by_method.items()
     }
     for a, b in pairs:
       found = statistics.difference(samples[a], samples[b], target.primary, seed, swaps)
@@ -237,7 +237,7 @@ def _check_same_items(by_method: dict[str, dict[int, dict]], what: str) -> None:
           )
 
 
-def _sample(run: Mapping[str, list], target: Target | TextTarget, names: Sequence[str]) -> statistics.Sample:
+def sample_of(run: Mapping[str, list], target: Target | TextTarget, names: Sequence[str]) -> statistics.Sample:
   """What metrics are read off: confusion counts of labels, sums of the scores of texts."""
   if isinstance(target, TextTarget):
     zero_one = {name for name in names if TEXT_METRICS[name].per_item}
@@ -260,7 +260,7 @@ def _results(run, target, seed, resamples) -> list[dict]:
       "groups": found.groups,
       "interval": found.method,
     }
-    for name, found in statistics.estimate(_sample(run, target, names), seed, resamples).items()
+    for name, found in statistics.estimate(sample_of(run, target, names), seed, resamples).items()
   ]
 
 
