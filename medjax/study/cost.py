@@ -83,4 +83,3 @@ def _groups(config, model: Description) -> dict[str, list[Segments]]:
   limits = chat.limits_of(config, model.config.max_positions, config.train.row_length)
   found = items.training_items(config, tasks.of(config) if config.task else None)
   return {split: chat.encode_all(of_split, encoder, limits)[0] for split, of_split in found.items()}
-

@@ -12,17 +12,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WIDTH = 10.0  # inches; 960 pixels of a page
+HALF = 4.1  # inches; half of a page, or all of a phone
+PANEL = 3.1  # inches; a third of a page
 LABELS = 1.45  # inches left of the axes, for the labels of rows
-COLUMNS = (2.1, 1.0)  # inches of each text column right of the axes
+COLUMNS = (2.05, 0.85, 0.85)  # inches of each text column right of the axes
 POINTS = 300  # most points of a curve
 
 # Placeholders in the drawing, each replaced by the CSS variable of its name, so that a figure follows the page's theme.
+_MARKERS = {
+  **{"base": "o", "few_shot": "v", "sft": "s", "dpo": "D"},
+  **{"dpo_from_base": "d", "orpo": "P", "simpo": "X", "kto": "p"},
+}
 _COLORS = {
   name: f"#0102{index:02x}"
-  for index, name in enumerate(("ink", "muted", "line", "band", "paper", "base", "sft", "dpo", "baseline"), start=16)
+  for index, name in enumerate(("ink", "muted", "line", "band", "paper", "baseline", *_MARKERS), start=16)
 }
-_MARKERS = {"base": "o", "sft": "s", "dpo": "D"}
 _RULE = {"color": _COLORS["line"], "linewidth": 0.8}
+_DASHED = (0, (4, 3))
 _STYLE = {
   "svg.fonttype": "none",
   "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
@@ -74,9 +80,20 @@ class Panel:
   limits: tuple[float, float] | None = None
 
 
-def color_of(method: str) -> str:
-  """The name of a method's colour; everything that is not base, sft or dpo is a baseline."""
-  return method if method in _MARKERS else "baseline"
+@dataclasses.dataclass(frozen=True)
+class Bin:
+  """Answers of like confidence: how many, their mean confidence, the share that is right and its interval."""
+
+  n: int
+  confidence: float
+  right: float
+  low: float
+  high: float
+
+
+def color_of(method: str, baseline: bool = False) -> str:
+  """The name of a method's colour; all baselines share one, and so do methods that are not known here."""
+  return "baseline" if baseline else method if method in _MARKERS else "ink"
 
 
 def intervals(
@@ -88,6 +105,7 @@ def intervals(
   limits: tuple[float, float] | None = None,
   margin: float | None = None,
   mark: float | None = None,
+  labels: float = LABELS,
 ) -> str:
   """Points with intervals, one under the other in titled groups.
 
@@ -100,17 +118,18 @@ def intervals(
     limits: of the axis; None: what the intervals need.
     margin: of a forest plot: draws the line at 0 and the band of differences smaller than this.
     mark: draws a dashed line here.
+    labels: inches for the labels of rows.
 
   Returns:
     An `<svg>` element.
   """
-  width = WIDTH if headers else WIDTH / 2 - 0.15
+  width = WIDTH if headers else HALF
   lines = sum(len(rows) + 1.35 for _, rows in groups)
   height = 0.245 * lines + (0.85 if headers else 0.55)
-  room = width - LABELS - sum(COLUMNS[: len(headers)]) - (0.0 if headers else 0.1)
+  room = width - labels - sum(COLUMNS[: len(headers)]) - (0.0 if headers else 0.1)
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((LABELS / width, 0.53 / height, room / width, 0.245 * lines / height))
+    axes = figure.add_axes((labels / width, 0.53 / height, room / width, 0.245 * lines / height))
     axes.set_ylim(lines - 0.35, -0.35)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -121,7 +140,7 @@ def intervals(
       axes.axvspan(-margin, margin, color=_COLORS["band"], linewidth=0, zorder=0)
       axes.axvline(0, color=_COLORS["muted"], linewidth=1.1, zorder=1)
     if mark is not None:
-      axes.axvline(mark, color=_COLORS["baseline"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+      axes.axvline(mark, color=_COLORS["baseline"], linewidth=1, linestyle=_DASHED, zorder=1)
 
     def write(inches: float, y: float, text: str, **style) -> None:
       """Text that begins so many inches right of the axes' left end."""
@@ -133,12 +152,12 @@ def intervals(
     y = 0.0
     for index, (title, rows) in enumerate(groups):
       if index:
-        axes.axhline(y - 0.35, -LABELS / room, (width - LABELS) / room, clip_on=False, **_RULE)
-      write(-LABELS, y + 0.2, title, weight="bold")
+        axes.axhline(y - 0.35, -labels / room, (width - labels) / room, clip_on=False, **_RULE)
+      write(-labels, y + 0.2, _shortened(title, width), weight="bold")
       for row in rows:
         y += 1
-        write(0.1 - LABELS, y + 0.15, row.label)
-        for inches, text in zip(columns, row.columns, strict=True):
+        write(0.1 - labels, y + 0.15, row.label)
+        for inches, text in zip(columns, row.columns, strict=False):  # a narrow figure leaves them out
           write(inches, y + 0.15, text)
         _point(axes, y + 0.15, row)
       y += 1.35
@@ -146,31 +165,54 @@ def intervals(
     return _svg(figure, name, alt)
 
 
-def curves(name: str, alt: str, panels: Sequence[Panel]) -> str:
-  """Training curves in panels beside one another; see `intervals` for `name` and `alt`.
+def curves(name: str, alt: str, panel: Panel) -> str:
+  """Training curves of one quantity; see `intervals` for `name` and `alt`.
 
   A curve of more than `POINTS` steps is shown by means of neighbouring steps; points are drawn as they are.
   """
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-    figure = Figure(figsize=(WIDTH, 2.15))
-    for index, panel in enumerate(panels):
-      width = 1 / max(len(panels), 3)
-      axes = figure.add_axes((index * width + 0.045, 0.2, width - 0.065, 0.65))
-      axes.set_title(panel.title, pad=7)
-      axes.set_xlabel("step", labelpad=2)
-      axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-      axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-      axes.tick_params(length=0)
-      if panel.reference is not None:
-        axes.axhline(panel.reference, color=_COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-      color = _COLORS[panel.color]
-      for steps, values in panel.lines:
-        axes.plot(*thin(steps, values), color=color, linewidth=1.4, alpha=1 if len(panel.lines) == 1 else 0.75)
-      for steps, values in panel.points:
-        axes.plot(steps, values, "o", color=color, markerfacecolor=_COLORS["paper"], markersize=5, markeredgewidth=1.4)
-      axes.margins(x=0.03, y=0.08)
-      if panel.limits is not None:
-        axes.set_ylim(*panel.limits)
+    figure = Figure(figsize=(PANEL, 2.1))
+    axes = figure.add_axes((0.145, 0.2, 0.83, 0.66))
+    axes.set_title(panel.title, pad=7)
+    axes.set_xlabel("step", labelpad=2)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.tick_params(length=0)
+    if panel.reference is not None:
+      axes.axhline(panel.reference, color=_COLORS["muted"], linewidth=1, linestyle=_DASHED, zorder=1)
+    color = _COLORS[panel.color]
+    for steps, values in panel.lines:
+      axes.plot(*thin(steps, values), color=color, linewidth=1.4, alpha=1 if len(panel.lines) == 1 else 0.75)
+    for steps, values in panel.points:
+      axes.plot(steps, values, "o", color=color, markerfacecolor=_COLORS["paper"], markersize=5, markeredgewidth=1.4)
+    axes.margins(x=0.03, y=0.08)
+    if panel.limits is not None:
+      axes.set_ylim(*panel.limits)
+    return _svg(figure, name, alt)
+
+
+def reliability(name: str, alt: str, title: str, color: str, bins: Sequence[Bin]) -> str:
+  """A reliability diagram: share of right answers by confidence, with the diagonal and how many answers each bin holds.
+
+  See `intervals` for `name` and `alt`.
+  """
+  with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    figure = Figure(figsize=(PANEL, 2.75))
+    axes = figure.add_axes((0.145, 0.16, 0.83, 0.74))
+    axes.set_title(title, pad=7)
+    axes.set_xlabel("confidence of the answer", labelpad=2)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.03, 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(length=0)
+    axes.plot([0, 1], [0, 1], color=_COLORS["muted"], linewidth=1, linestyle=_DASHED, zorder=1)
+    most = max(part.n for part in bins)
+    for part in bins:
+      place, drawn = part.confidence, _COLORS[color]
+      axes.bar([place], [0.16 * part.n / most], width=0.04, bottom=-0.03, color=_COLORS["line"], zorder=0)
+      axes.plot([place, place], [part.low, part.high], color=drawn, linewidth=1.5, solid_capstyle="butt")
+      _mark(axes, place, part.right, color, drawn)
     return _svg(figure, name, alt)
 
 
@@ -183,10 +225,20 @@ def thin(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.
 def _point(axes, y: float, row: Row) -> None:
   color = _COLORS[row.color]
   axes.plot([row.low, row.high], [y, y], color=color, linewidth=1.7, solid_capstyle="butt")
-  face = color if row.filled else _COLORS["paper"]
-  marker = _MARKERS.get(row.color, "s" if row.color == "ink" else "^")
+  _mark(axes, row.value, y, row.color, color if row.filled else _COLORS["paper"])
+
+
+def _mark(axes, x: float, y: float, name: str, face: str) -> None:
+  """A point in the marker and colour of a method."""
+  marker = _MARKERS.get(name, "s" if name == "ink" else "^")
   size = 5.2 if marker == "D" else 6
-  axes.plot([row.value], [y], marker, color=color, markerfacecolor=face, markersize=size, markeredgewidth=1.4)
+  axes.plot([x], [y], marker, color=_COLORS[name], markerfacecolor=face, markersize=size, markeredgewidth=1.4)
+
+
+def _shortened(title: str, inches: float) -> str:
+  """The title, cut in its middle where a line of this length would not hold it."""
+  most = int(inches * 11.5)
+  return title if len(title) <= most else f"{title[: most // 2]} … {title[-most // 2 + 3 :]}"
 
 
 def _limits(rows: Sequence[Row], margin: float | None) -> tuple[float, float]:

@@ -62,3 +62,8 @@ def number(value: float, sign: str = "") -> str:
 def interval(row: Mapping, sign: str = "") -> str:
   """`[low, high]` of a row."""
   return f"[{number(row['low'], sign)}, {number(row['high'], sign)}]"
+
+
+def several_seeds(study: Mapping) -> bool:
+  """Whether methods of a study were trained with more than one seed."""
+  return len({row["seed"] for row in study["results"] if not row.get("baseline")}) > 1

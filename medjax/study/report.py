@@ -1,93 +1,42 @@
-"""The small report of a study: `report.md` for reading and a table for the console, both from `study.json` alone."""
+"""The report of a study as text: `report.md` for reading and a table for the console."""
 
+import collections
 import os
+import pathlib
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from medjax import files
 from medjax.errors import UserError
-from medjax.study import names
-from medjax.study.compare import detectable, p_text
+from medjax.study import checklist, limits, methods_text, names, published, report_parts
+from medjax.study.compare import p_text
 
 WIDTH = 100
 VERDICTS = {
   "sft_is_enough": "SFT is enough",
   "dpo_adds": "DPO adds to SFT",
   "neither_helps": "neither SFT nor DPO helps",
-  "not_decidable": "not decidable from this study",
+  "not_decidable": "not decidable with this test set",
 }
 
-_TEMPLATE = """\
-# Base, SFT and DPO compared
 
-## Verdict
-{% for row in study.recommendations %}
-**{{ row.task }} / {{ row.target }}: {{ verdicts[row.verdict] }}** (`{{ row.verdict }}`).
-{{ row.why }}
-
-{% endfor %}
-## Primary metrics
-Value [95 % interval] on the {{ study.results[0].split }} split, over patients (docs/statistics.md).
-
-{{ table(["task / target", "metric", "n"] + runs, primary) }}
-{% if baselines %}
-
-Baselines without a language model, not in the verdict: {{ baselines | join(", ") }}.
-{% endif %}
-
-## Differences
-Difference b - a of the primary metric [95 % paired interval over patients]; p by McNemar's exact test or a
-permutation test, then by Holm over the {{ study.comparisons | length }} comparisons of this study. Effect size: Cohen's
-g with McNemar's test, else Cohen's d of paired values. Detectable: where no difference is shown, the one that these
-rows would show with 80 % power.
-{% if several_seeds %}
-Seed SD: between training seeds, which no interval covers.
-{% endif %}
-
-{{ table(difference_columns, differences) }}
-
-## All metrics
-Described, not tested.
-{% for block in blocks %}
-
-### {{ block.name }}
-{{ table(["metric"] + runs, block.cells) }}
-{% endfor %}
-{% if study.confusion %}
-
-## Confusion matrices
-Rows are the truth, columns the prediction.
-{% for matrix in study.confusion %}
-
-**{{ matrix.task }} / {{ matrix.target }}, {{ name_run(matrix) }}**
-
-{{ table([""] + matrix.predicted, prepend(matrix.labels, matrix.matrix)) }}
-{% endfor %}
-{% endif %}
-{% if study.training %}
-
-## Training
-{{ table(columns, training) }}
-{% endif %}
-{% for title in ("protocol", "environment") if study[title] %}
-
-## {{ title | capitalize }}
-{{ bullets(study[title]) }}
-{% endfor %}
-"""
+def title(study: Mapping[str, Any]) -> str:
+  """What was compared, as a heading."""
+  methods = {row["method"] for row in study["results"] if not row.get("baseline")}
+  return "Base, SFT and DPO compared" if methods <= {"base", "sft", "dpo"} else "Ways to adapt a model compared"
 
 
-def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
-  """Writes the report of a study as Markdown: the verdict first, then tables, protocol and environment.
+def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequence[Mapping[str, Any]] = ()) -> None:
+  """Writes the report of a study as Markdown: the verdict first, then tables, data, methods, checklist and protocol.
 
   Args:
-    study: what `study.json` holds. Optional keys: `confusion` (rows of `compare.confusions`), `training` (a list of
-      flat rows such as task, method, seed, tokens, seconds), `protocol` and `environment`
-      (nested values).
+    study: what `study.json` holds. Of its keys only `results`, `comparisons` and `recommendations` must be there;
+      `training` is a list of flat rows such as task, method, seed, tokens, seconds.
     path: where to write.
+    curves: of the training runs, as `recorded.read_curves` gives them, for the words on methods.
 
   Raises:
     UserError: `results`, `comparisons` or `recommendations` is missing, or `results` is empty.
@@ -104,33 +53,44 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike) -> None:
     for block in blocks
     for name in [block["primary"]]
   ]
-  differences = [
-    [
-      f"{row['task']} / {row['target']}",
-      *(row["a"], row["b"], _metric(row["metric"])),
-      f"{row['difference']:+.3f} {_interval(row, '+')}",
-      *(p_text(row["p"]), p_text(row["p_holm"]), _number(row.get("effect_size"), "+"), _number(detectable(row))),
-      *([_number(row.get("seed_sd"))] if several_seeds(study) else []),
-    ]
-    for row in study["comparisons"]
-  ]
+  several = names.several_seeds(study)
+  paragraphs, references = methods_text.write(study, curves)
   columns = list(dict.fromkeys(key for row in study["training"] for key in row))
   environment = jinja2.Environment(
-    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
   )
-  text = environment.from_string(_TEMPLATE).render(
+  text = environment.get_template("report.md.j2").render(
+    title=title(study),
     study=study,
+    names=names,
     verdicts=VERDICTS,
     blocks=blocks,
     runs=runs,
     baselines=list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline"))),
     primary=primary,
-    differences=differences,
-    difference_columns=[
-      *("task / target", "a", "b", "metric", "difference", "p", "p (Holm)", "effect size", "detectable"),
-      *(["seed SD"] if several_seeds(study) else []),
+    unread=collections.defaultdict(str, report_parts.unread(study, several)),
+    published=report_parts.beside_published(study),
+    published_citation=published.CITATION,
+    differences=report_parts.differences(study),
+    subgroups=report_parts.subgroups(study, several),
+    calibration=report_parts.calibration(study, several),
+    budgets=report_parts.budgets(study),
+    tuning=report_parts.tuning(study),
+    cost=report_parts.costs(study),
+    data_cards=list(report_parts.data_cards(study)),
+    paragraphs=paragraphs,
+    references=references,
+    limits=list(limits.write(study, curves)),
+    checklist=[
+      [item[key] for key in ("number", "section", "topic", "found", "left")] for item in checklist.fill(study)
     ],
-    several_seeds=several_seeds(study),
+    checklist_citation=checklist.CITATION,
+    statement=report_parts.STATEMENT,
+    block=lambda found: f"{found.caption}\n\n{_table(found.header, found.rows)}",
     columns=columns,
     training=[[row.get(column, "") for column in columns] for row in study["training"]],
     name_run=name_run,
@@ -193,23 +153,14 @@ def _cell(value) -> str:
   return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _number(value: float | None, sign: str = "") -> str:
-  return "" if value is None else f"{value:{sign}.3f}"
-
-
 def _interval(row, sign: str = "") -> str:
   return f"[{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
 
 
 def _run_namer(study) -> Callable[[Mapping], str]:
   """How a row's method is named: with its seed where the study has several; baselines have none."""
-  several = several_seeds(study)
+  several = names.several_seeds(study)
   return lambda row: f"{row['method']} (seed {row['seed']})" if several and not row.get("baseline") else row["method"]
-
-
-def several_seeds(study: Mapping[str, Any]) -> bool:
-  """Whether methods were trained with more than one seed."""
-  return len({row["seed"] for row in study["results"] if not row.get("baseline")}) > 1
 
 
 def _runs(study) -> list[str]:

@@ -1,9 +1,9 @@
-"""Which figures a report has: methods with intervals, their differences, training curves."""
+"""Which figures a report has: methods with intervals, differences, subgroups, calibration, training curves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medjax.study import figures, names
+from medjax.study import figures, names, report_parts
 from medjax.study.compare import ALPHA, p_text
 
 _CURVES = (  # key of metrics.jsonl, title, dashed line, limits of the axis
@@ -11,75 +11,121 @@ _CURVES = (  # key of metrics.jsonl, title, dashed line, limits of the axis
   ("rewards/margin", "reward margin", 0.0, None),
   ("rewards/accuracy", "reward accuracy", 0.5, (-0.03, 1.03)),
 )
+_NARROW = 1.75  # inches for labels beside a column of two names
 
 
 def dots(targets: Sequence[Mapping[str, Any]]) -> list[str]:
   """For each target its methods and baselines on the primary metric, with a line at the best baseline."""
   out = []
   for index, target in enumerate(targets):
-    rows = [
-      figures.Row(
-        name,
-        *(row["value"], row["low"], row["high"]),
-        color=figures.color_of(row["method"]),
-        filled=not row.get("baseline"),
-      )
-      for name, row in target["primary"]
-    ]
+    rows = [_row(name, row) for name, row in target["primary"]]
     metric = names.metric(target["metric"])
     alt = f"Dot plot of {metric} for {target['title']} with 95 % intervals, {len(rows)} methods. Values: table above."
-    limits = (-0.01, 1.01) if _bounded(target) else None
+    limits = (-0.01, 1.01) if _bounded(row for _, row in target["primary"]) else None
     out.append(
       figures.intervals(f"dots{index}", alt, [(target["title"], rows)], metric, limits=limits, mark=target["baseline"])
     )
   return out
 
 
-def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[str]:
-  """Differences with intervals: one figure for all targets whose metrics can share an axis."""
+def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[tuple[str, str]]:
+  """Differences with intervals, wide with their numbers and narrow without: a pair for all that can share an axis."""
   groups: dict[tuple, list] = {}
   for target in targets:
     if target["comparisons"]:
-      own = None if _bounded(target) else target["metric"]
+      own = None if _bounded(row for _, row in target["primary"]) else target["metric"]
       groups.setdefault((target["lower"], own), []).append(target)
   out = []
   for index, ((lower, _), group) in enumerate(groups.items()):
-    rows = [(f"{target['title']} · {names.metric(target['metric'])}", _differences(target)) for target in group]
+    detectable = any(report_parts.detectable(row) for target in group for row in target["comparisons"])
+    rows = [
+      (f"{target['title']} · {names.metric(target['metric'])}", _differences(target, detectable)) for target in group
+    ]
     alt = f"Forest plot of the differences between methods, {len(group)} targets. Values: table of differences below."
-    headers = ("difference [95 % interval]", "p (Holm)")
-    xlabel = f"difference; {'left' if lower else 'right'} of 0 the method named first is better"
-    out.append(figures.intervals(f"forest{index}", alt, rows, xlabel, headers, margin=margin or 0.0))
+    headers = ("difference [95 % interval]", "p (Holm)", *(("detectable",) if detectable else ()))
+    side = f"{'left' if lower else 'right'} of 0 the method named first is better"
+    settings = {"margin": margin or 0.0, "labels": _NARROW}
+    out.append(
+      (
+        figures.intervals(f"forest{index}", alt, rows, f"difference; {side}", headers, **settings),
+        figures.intervals(f"narrow{index}", alt, rows, side, **settings),
+      )
+    )
   return out
 
 
-def curves(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-  """(task, figure) for each task that was trained: loss by step, and what preference training records."""
-  for index, task in enumerate(dict.fromkeys(run["task"] for run in runs)):
-    panels = []
+def subgroups(found: Sequence[Mapping[str, Any]], several_seeds: bool) -> list[tuple[str, str]]:
+  """(title, figure) for each target and column: its subgroups, one under the other with every method."""
+  out = []
+  for index, group in enumerate(found):
+    levels: dict[str, list] = {}
+    for row in group["rows"]:
+      if row["low"] is not None:
+        levels.setdefault(f"{row['level']} · {row['n']} rows", []).append(_row(names.run(row, several_seeds), row))
+    if levels:
+      title = f"{group['title']} by {group['column']}"
+      alt = f"Dot plot of {group['metric']} for {title} with 95 % intervals. Values: table of subgroups below."
+      limits = (-0.01, 1.01) if _bounded(row for row in group["rows"] if row["low"] is not None) else None
+      own = list(levels.items())
+      out.append((title, figures.intervals(f"subgroup{index}", alt, own, group["metric"], limits=limits)))
+  return out
+
+
+def reliability(study: Mapping[str, Any], several_seeds: bool) -> dict[str, list[str]]:
+  """Title of a target -> a reliability diagram for each run."""
+  out: dict[str, list[str]] = {}
+  for index, row in enumerate(study.get("calibration", [])):
+    bins = [figures.Bin(*(part[key] for key in ("n", "confidence", "right", "low", "high"))) for part in row["bins"]]
+    run, target = names.run(row, several_seeds), names.target(row)
+    points = "; ".join(f"{part.confidence:.2f}: {part.right:.2f}" for part in bins)
+    alt = f"Reliability diagram of {run} for {target}; mean confidence and share of right answers by bin: {points}."
+    drawn = figures.reliability(f"reliability{index}", alt, run, figures.color_of(row["method"]), bins)
+    out.setdefault(target, []).append(drawn)
+  return out
+
+
+def curves(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+  """(task, figures) for each task that was trained: loss by step, and what preference training records."""
+  number = 0
+  for task in dict.fromkeys(run["task"] for run in runs):
+    drawn = []
     for method in dict.fromkeys(run["method"] for run in runs if run["task"] == task):
       own = [run["steps"] for run in runs if (run["task"], run["method"]) == (task, method)]
       for key, title, reference, limits in _CURVES:
         lines, points = _lines(own, key), _lines(own, f"validation/{key}")
         if lines:
           title = f"{names.method(method)}: {title}"
-          panels.append(figures.Panel(title, figures.color_of(method), lines, points, reference, limits))
-    if panels:
-      shown = task.replace("_", " ")
-      alt = f"Training curves of {shown}: {', '.join(panel.title for panel in panels)}, by optimizer step."
-      yield shown, figures.curves(f"curves{index}", alt, panels)
+          panel = figures.Panel(title, figures.color_of(method), lines, points, reference, limits)
+          ends = "; ".join(f"{values[0]:.3g} to {values[-1]:.3g}" for _, values in lines)
+          alt = f"Training curve, {task.replace('_', ' ')}, {title} by optimizer step, first to last: {ends}."
+          drawn.append(figures.curves(f"curves{number}", alt, panel))
+          number += 1
+    if drawn:
+      yield task.replace("_", " "), drawn
 
 
-def _bounded(target) -> bool:
-  """Whether the primary metric's values lie between 0 and 1."""
-  return all(0 <= row["low"] and row["high"] <= 1 for _, row in target["primary"])
+def _row(name: str, row: Mapping[str, Any]) -> figures.Row:
+  """A method's value with its interval."""
+  baseline = bool(row.get("baseline"))
+  color = figures.color_of(row["method"], baseline)
+  return figures.Row(name, row["value"], row["low"], row["high"], color=color, filled=not baseline)
 
 
-def _differences(target) -> list[figures.Row]:
+def _bounded(rows) -> bool:
+  """Whether the values lie between 0 and 1."""
+  return all(0 <= row["low"] and row["high"] <= 1 for row in rows)
+
+
+def _differences(target, detectable: bool) -> list[figures.Row]:
   return [
     figures.Row(
       f"{names.method(row['b'])} − {names.method(row['a'])}",
       *(row["difference"], row["low"], row["high"]),
-      (f"{names.number(row['difference'], '+')} {names.interval(row, '+')}", p_text(row["p_holm"])),
+      (
+        f"{names.number(row['difference'], '+')} {names.interval(row, '+')}",
+        p_text(row["p_holm"]),
+        *((report_parts.detectable(row) or "–",) if detectable else ()),
+      ),
       filled=row["p_holm"] < ALPHA,
     )
     for row in target["comparisons"]

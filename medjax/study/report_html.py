@@ -9,19 +9,16 @@ from typing import Any
 import jinja2
 
 from medjax import files
-from medjax.study import methods_text, names, report, report_figures
-from medjax.study.compare import detectable, p_text
+from medjax.study import checklist, limits, methods_text, names, published, report, report_figures, report_parts
 
 VERDICTS = {  # id -> mark, plain words
   "sft_is_enough": ("✓", "SFT improves on the base model, and a further gain from DPO that would matter is ruled out."),
   "dpo_adds": ("+", "DPO after SFT improves on SFT, and on the base model."),
   "neither_helps": ("–", "For SFT and for DPO, a gain over the base model that would matter is ruled out."),
-  "not_decidable": ("?", "These test rows do not settle the question."),
+  "not_decidable": ("?", "This test set does not settle the question."),
 }
 MATRIX_LABELS = 8  # more labels than this make a list of confusions instead of a matrix
 CONFUSIONS = 10  # length of that list
-FEW_PATIENTS = 150  # below it only large differences can be found (docs/statistics.md)
-FEW_ROWS = 5  # of a label; below it the interval of macro-F1 may be too narrow
 _BASELINES = {
   "majority": "the commonest label of the training rows, among a row's own options where it has some",
   "bag_of_words": "TF-IDF of words and word pairs with logistic regression, fitted to the training rows",
@@ -60,6 +57,7 @@ def write_html(
   report.check(study)
   targets, margin = _targets(study), study.get("protocol", {}).get("margin")
   paragraphs, references = methods_text.write(study, curves)
+  several, groups = names.several_seeds(study), report_parts.subgroups(study, names.several_seeds(study))
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -68,9 +66,11 @@ def write_html(
     keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined,
   )
-  environment.globals |= {"names": names, "p_text": p_text, "detectable": detectable}
+  environment.globals |= {"names": names}
   baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
   text = environment.get_template("report.html.j2").render(
+    title=report.title(study),
+    looks=len(study.get("protocol", {}).get("second_looks") or ()),
     study=study,
     margin=margin,
     facts=_facts(study, targets),
@@ -78,16 +78,30 @@ def write_html(
     summary=_summary(study["recommendations"]),
     targets=targets,
     methods=_methods(study),
-    several_seeds=report.several_seeds(study),
+    several_seeds=several,
     baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
     dots=report_figures.dots(targets),
+    published=report_parts.beside_published(study),
+    published_citation=published.CITATION,
     forests=report_figures.forests(targets, margin),
+    differences=report_parts.differences(study) if study["comparisons"] else None,
+    subgroup_figures=report_figures.subgroups(groups, several),
+    subgroup_tables=groups,
+    calibration_figures=report_figures.reliability(study, several),
+    calibration_tables=report_parts.calibration(study, several),
     curve_figures=list(report_figures.curves(curves)),
     confusions=_confusions(study),
     training=_training(study, curves),
-    limits=list(_limits(study, targets, curves)),
+    budgets=report_parts.budgets(study),
+    tuning=report_parts.tuning(study),
+    cost=report_parts.costs(study),
+    data_cards=list(report_parts.data_cards(study)),
+    limits=list(limits.write(study, curves)),
     paragraphs=paragraphs,
     references=references,
+    checklist=checklist.fill(study),
+    checklist_citation=checklist.CITATION,
+    statement=report_parts.STATEMENT,
     examples=examples,
   )
   with files.write_aside(path, private=bool(examples)) as file:
@@ -128,7 +142,8 @@ def _methods(study) -> list[dict[str, Any]]:
 
 def _targets(study) -> list[dict[str, Any]]:
   """Everything that belongs to one task and target, in the order of the results."""
-  several, columns, out = report.several_seeds(study), _methods(study), []
+  several, columns, out = names.several_seeds(study), _methods(study), []
+  unread = report_parts.unread(study, several)
   for task, name in dict.fromkeys((row["task"], row["target"]) for row in study["results"]):
     own = {
       key: [row for row in study[key] if (row["task"], row["target"]) == (task, name)]
@@ -149,8 +164,11 @@ def _targets(study) -> list[dict[str, Any]]:
     target["baseline"] = best((row["value"] for row in rows if row.get("baseline")), default=None)
     target["n"], target["groups"] = rows[0]["n"], rows[0].get("groups")
     target["caution"] = _caution(target)
+    target["unread"] = unread.get(target["title"], "")
     for row in target["recommendations"]:
       row_mark, row_plain = VERDICTS[row["verdict"]]
+      if row.get("more_examples"):
+        row_plain += f" About {row['more_examples']:,} more test examples are needed."
       target["verdict"] = {"id": row["verdict"], "mark": row_mark, "plain": row_plain, "why": _spoken(row["why"])}
       target["verdict"]["label"] = report.VERDICTS[row["verdict"]]
     out.append(target)
@@ -184,14 +202,13 @@ def _summary(recommendations) -> str:
   if len(recommendations) < 2:
     return "".join(f"{names.target(row).capitalize()}: {report.VERDICTS[row['verdict']]}." for row in recommendations)
   counts = {verdict: sum(row["verdict"] == verdict for row in recommendations) for verdict in VERDICTS}
-  short = {verdict: label.removesuffix(" from this study") for verdict, label in report.VERDICTS.items()}
-  parts = [f"{short[verdict]} for\N{NO-BREAK SPACE}{count}" for verdict, count in counts.items() if count]
+  parts = [f"{report.VERDICTS[verdict]} for\N{NO-BREAK SPACE}{count}" for verdict, count in counts.items() if count]
   return f"Of {len(recommendations)} targets: {'; '.join(parts)}."
 
 
 def _confusions(study) -> list[dict[str, Any]]:
   """Per target its matrices, or for many labels the commonest confusions of each method."""
-  several, out = report.several_seeds(study), {}
+  several, out = names.several_seeds(study), {}
   for matrix in study.get("confusion", []):
     counts = matrix["matrix"]
     view = {"run": names.run(matrix, several), "labels": matrix["labels"], "predicted": matrix["predicted"]}
@@ -222,7 +239,7 @@ def _training(study, curves) -> tuple[list[str], list[list[str]]]:
       value = config.get(part, {}).get(key, "")
       if name == "rows":
         value = value or "all"
-      cells.append("" if name == "beta" and row["method"] != "dpo" else value)
+      cells.append("" if name == "beta" and row["method"] == "sft" else value)
     rows.append([_cell(cell) for cell in cells])
   return ["task", "method", *_RUN, "loss", *settings], rows
 
@@ -231,44 +248,3 @@ def _cell(value) -> str:
   if isinstance(value, float):
     return f"{value:.4g}"
   return f"{value:,}" if isinstance(value, int) else value
-
-
-def _rare_labels(matrix) -> str:
-  """How many labels of a matrix have few test rows: `triage / provider (1 of 4)`; nothing where none has."""
-  rare = sum(sum(row) < FEW_ROWS for row in matrix["matrix"])
-  return f"{names.target(matrix)} ({rare} of {len(matrix['labels'])})" if rare else ""
-
-
-def _limits(study, targets, curves) -> Iterator[str]:
-  """What the study does not show, from the study itself."""
-  few = [f"{target['title']} ({target['groups']})" for target in targets if (target["groups"] or 0) < FEW_PATIENTS]
-  if few:
-    yield (
-      f"Fewer than {FEW_PATIENTS} test patients: {', '.join(few)}. From so few only large differences can be found."
-    )
-  rare = list(dict.fromkeys(filter(None, map(_rare_labels, study.get("confusion", [])))))
-  if rare:
-    yield (
-      f"Labels with fewer than {FEW_ROWS} test rows: {', '.join(rare)}. There macro-F1 hinges on single answers; its "
-      "interval is to be relied on only where every label was given its rows (docs/statistics.md)."
-    )
-  if not report.several_seeds(study):
-    yield "One training seed: how much results would change with another seed is not known, and no interval covers it."
-  steps = {}
-  for row in study.get("training", []):
-    if "steps" in row:
-      steps.setdefault(names.method(row["method"]), []).append(row["steps"])
-  spans = [f"{name} {' to '.join(map(str, sorted({min(n), max(n)})))} steps" for name, n in steps.items()]
-  budget = f" ({', '.join(spans)})" if spans else ""
-  yield f"Verdicts hold for this model, these settings and this much training{budget}, and for patients like these."
-  if not any(row.get("baseline") for row in study["results"]):
-    yield "No baseline without a language model was evaluated: whether one would do as well is not known."
-  yield (
-    "“Enough” and “neither helps” mean that a relevant gain is excluded at 95 % for that target alone; these claims "
-    "are not adjusted for the number of targets."
-  )
-  if not all(run.get("config", {}).get("data", {}).get("source") for run in curves):
-    yield (
-      "The data that come with medjax are simulated, but for the thyroid laboratory values (docs/tasks.md); scores on "
-      "simulated text say little about real notes."
-    )

@@ -79,8 +79,8 @@ def describe(
 ) -> list[dict[str, Any]]:
   """The primary metric of every run in every subgroup.
 
-  Levels with fewer than `LEAST_PATIENTS` patients are put together. They are described and not compared: a subgroup of
-  a test set is small, and its differences were not what the study was made to find.
+  Levels with fewer than `LEAST_PATIENTS` patients are put together. Macro-F1 is over the labels that a subgroup has.
+  Subgroups are described and not compared: they are small, and the study was not made to find their differences.
 
   Args:
     answers: as for `compare.compare`.
@@ -89,8 +89,8 @@ def describe(
     resamples: of the intervals.
 
   Returns:
-    Rows of `study.json`'s `subgroups`: `task, target, method, seed, column, level, metric, value, low, high, n, groups`;
-    `low` and `high` are None where there is one patient.
+    Rows of `study.json`'s `subgroups`: `task, target, method, seed, column, level, metric, value, low, high, n` and
+    `groups`; `low` and `high` are None where there is one patient.
   """
   rows = []
   for (task, name, method, seed), run in answers.items():
@@ -151,6 +151,8 @@ def _measured(run: compare.Answers, target: Target | TextTarget, resamples: int)
   part = run if several else {field: [*values, *values] for field, values in run.items()}
   if not several:
     part["groups"] = [str(place) for place in range(len(part["ids"]))]
+  if target.primary == "macro_f1":  # over the labels that the subgroup has; one it lacks would count as 0
+    target = dataclasses.replace(target, labels=tuple(x for x in target.labels if x in set(part["references"])))
   sample = compare.sample_of(part, target, [target.primary])
   found = statistics.intervals(sample, resamples=resamples)[target.primary]
   ends = {"low": found.low, "high": found.high} if several else {"low": None, "high": None}
