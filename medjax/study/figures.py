@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 WIDTH = 10.0  # inches; 960 pixels of a page
 HALF = 4.1  # inches; half of a page, or all of a phone
 PANEL = 3.1  # inches; a third of a page
+SMALL = 2.45  # inches; a quarter of a page
 LABELS = 1.45  # inches left of the axes, for the labels of rows
 COLUMNS = (2.05, 0.85, 0.85)  # inches of each text column right of the axes
 POINTS = 300  # most points of a curve
@@ -29,6 +30,7 @@ _COLORS = {
 }
 _RULE = {"color": _COLORS["line"], "linewidth": 0.8}
 _DASHED = (0, (4, 3))
+_TENTHS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _STYLE = {
   "svg.fonttype": "none",
   "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
@@ -171,8 +173,8 @@ def curves(name: str, alt: str, panel: Panel) -> str:
   A curve of more than `POINTS` steps is shown by means of neighbouring steps; points are drawn as they are.
   """
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-    figure = Figure(figsize=(PANEL, 2.1))
-    axes = figure.add_axes((0.145, 0.2, 0.83, 0.66))
+    figure = Figure(figsize=(SMALL, 1.95))
+    axes = figure.add_axes((0.19, 0.21, 0.78, 0.64))
     axes.set_title(panel.title, pad=7)
     axes.set_xlabel("step", labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
@@ -198,13 +200,13 @@ def reliability(name: str, alt: str, title: str, color: str, bins: Sequence[Bin]
   """
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
     figure = Figure(figsize=(PANEL, 2.75))
-    axes = figure.add_axes((0.145, 0.16, 0.83, 0.74))
+    axes = figure.add_axes((0.125, 0.16, 0.83, 0.74))
     axes.set_title(title, pad=7)
     axes.set_xlabel("confidence of the answer", labelpad=2)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.03, 1.03)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xticks(_TENTHS)
+    axes.set_yticks(_TENTHS)
     axes.tick_params(length=0)
     axes.plot([0, 1], [0, 1], color=_COLORS["muted"], linewidth=1, linestyle=_DASHED, zorder=1)
     most = max(part.n for part in bins)

@@ -28,8 +28,12 @@ def dots(targets: Sequence[Mapping[str, Any]]) -> list[str]:
   return out
 
 
-def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[tuple[str, str]]:
-  """Differences with intervals, wide with their numbers and narrow without: a pair for all that can share an axis."""
+def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[tuple[str, str, str]]:
+  """Differences with intervals, for all targets that can share an axis.
+
+  Returns:
+    For each figure it wide, with its numbers, and narrow, without; and on which side of 0 the first method is better.
+  """
   groups: dict[tuple, list] = {}
   for target in targets:
     if target["comparisons"]:
@@ -43,12 +47,13 @@ def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[
     ]
     alt = f"Forest plot of the differences between methods, {len(group)} targets. Values: table of differences below."
     headers = ("difference [95 % interval]", "p (Holm)", *(("detectable",) if detectable else ()))
-    side = f"{'left' if lower else 'right'} of 0 the method named first is better"
+    side = "left" if lower else "right"
     settings = {"margin": margin or 0.0, "labels": _NARROW}
     out.append(
       (
-        figures.intervals(f"forest{index}", alt, rows, f"difference; {side}", headers, **settings),
-        figures.intervals(f"narrow{index}", alt, rows, side, **settings),
+        figures.intervals(f"forest{index}", alt, rows, "difference, first − second", headers, **settings),
+        figures.intervals(f"narrow{index}", alt, rows, "difference, first − second", **settings),
+        side,
       )
     )
   return out

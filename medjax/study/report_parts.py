@@ -95,8 +95,12 @@ def costs(study: Study) -> Table | None:
     "forward, backward and reference passes needs, without padding and recomputation. Hours: train steps only, without "
     "compilation, validation and tests."
   )
-  header = ("Task", "Method", "Seed", "Steps", "Tokens", "Hours", "FLOPs", "FLOP/s", "FLOPs of all candidates")
-  return Table(caption, header, tuple(rows), frozenset(range(2, len(header))))
+  header = ["Task", "Method", "Seed", "Steps", "Tokens", "Hours", "FLOPs", "FLOP/s"]
+  if all(row["chosen"] for row in found):
+    rows = [row[:-1] for row in rows]
+  else:
+    header.append("FLOPs of all candidates")
+  return Table(caption, tuple(header), tuple(rows), frozenset(range(2, len(header))))
 
 
 def data_cards(study: Study) -> Iterator[dict[str, Any]]:
