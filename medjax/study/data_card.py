@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 from typing import Any
 
-from medjax import tasks
 from medjax.data.duplicates import DuplicateReport, duplicates
 from medjax.data.rows import labelled_records
 from medjax.overview import describe
@@ -24,7 +23,7 @@ def card(config, name: str) -> dict[str, Any]:
     name: the task's in the study.
 
   Returns:
-    `kind` (of a task that the config defines), `targets` (name -> `labels`, `ordinal` or `text`), `source`, `split_by`,
+    `targets` (name -> `labels`, `ordinal` or `text`), `source`, `split_by`,
     `left_out`, `splits` (split -> `rows`, `groups`, `labels`, `data`, the fingerprint), `repeated` (pairs of splits
     with `exact_rows` and `near_rows` that occur in both), `conflict_rows` and `warnings`.
 
@@ -37,7 +36,6 @@ def card(config, name: str) -> dict[str, Any]:
   labels = {row.id: describe.answer_of(task, row) for row in itertools.chain(*found.splits.values())}
   report = duplicates(texts, labels)
   seen: dict[str, Any] = {
-    "kind": tasks.kind_of(config).kind if len(config.define) else "",
     "targets": {
       target_name: "text" if isinstance(target, TextTarget) else "ordinal" if target.ordinal else "labels"
       for target_name, target in task.targets.items()

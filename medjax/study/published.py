@@ -31,7 +31,7 @@ def beside(study: Mapping[str, Any]) -> list[dict[str, Any]]:
   """What was published of the study's targets, where kind of task and model are those of the published study.
 
   Args:
-    study: what `study.json` holds; `data` says of which kind a task is that a config defines.
+    study: what `study.json` holds; `data` says which targets are ordinal.
 
   Returns:
     For each target `task, target, model` (the published one's name)`, metric` and `values` (method -> value or None);
@@ -52,10 +52,8 @@ def beside(study: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _kind(study: Mapping[str, Any], task: str, target: str) -> tuple[str, str]:
-  """The kind of a task, and for triage whether a target is the provider or the urgency."""
-  card = study.get("data", {}).get(task, {})
-  kind = card.get("kind") or task
-  if kind != "triage":
-    return kind, ""
-  ordinal = card.get("targets", {}).get(target) == "ordinal"
-  return kind, target if target in ("provider", "urgency") else "urgency" if ordinal else ""
+  """The kind of a task, which is its name, and for triage whether a target is the provider or the urgency."""
+  if task != "triage":
+    return task, ""
+  ordinal = study.get("data", {}).get(task, {}).get("targets", {}).get(target) == "ordinal"
+  return task, target if target in ("provider", "urgency") else "urgency" if ordinal else ""

@@ -274,8 +274,6 @@ def _value(row: Mapping[str, Any] | None) -> str:
 def _data_facts(card) -> Iterator[tuple[str, str]]:
   yield "Source", str(card["source"])
   yield "Splits", SPLIT_BY.get(card["split_by"], card["split_by"])
-  if card["kind"]:
-    yield "Kind of task", card["kind"].replace("_", " ")
   if card["left_out"]:
     yield "Left out, without a label", f"{card['left_out']:,}"
 

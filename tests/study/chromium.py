@@ -1,5 +1,6 @@
 """Opens a page in headless Chromium and tells what happened: over DevTools' pipe, without a driver."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -20,21 +21,37 @@ SECONDS = 60
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-  """What a page did: console entries and errors, the addresses it asked for, and what scripts of ours returned."""
+  """What a page did.
+
+  Attributes:
+    console: entries and errors.
+    requests: addresses that it asked for.
+    values: what scripts of ours returned.
+    pdf: the page as it prints, where asked for.
+  """
 
   console: list[str]
   requests: list[str]
   values: list[Any]
+  pdf: bytes
 
 
-def visit(page: pathlib.Path, profile: pathlib.Path, scripts: Sequence[str] = (), width: int = 1100) -> Visit:
-  """Loads the page in a new profile and evaluates `scripts` in it, one after the other."""
+def visit(
+  page: pathlib.Path,
+  profile: pathlib.Path,
+  scripts: Sequence[str] = (),
+  width: int = 1100,
+  media: str = "screen",
+  scheme: str = "light",
+  printed: bool = False,
+) -> Visit:
+  """Loads the page in a new profile, for a medium and a colour scheme, and evaluates `scripts` in it in their order."""
   found = [path for path in map(shutil.which, NAMES) if path]
   assert found, "no Chromium to open the report with: apt-get install -y chromium"
   to_browser, from_browser = os.pipe(), os.pipe()
   # Chromium reads commands from file descriptor 3 and writes to 4.
   command = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
-  arguments = [found[0], *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},2000", "about:blank"]
+  arguments = [found[0], *FLAGS, f"--user-data-dir={profile}", "about:blank"]
   with open(profile.with_suffix(".log"), "wb") as log:
     process = subprocess.Popen(
       ["bash", "-c", command, "bash", *arguments],
@@ -46,7 +63,7 @@ def visit(page: pathlib.Path, profile: pathlib.Path, scripts: Sequence[str] = ()
   os.close(from_browser[1])
   try:
     with open(to_browser[1], "wb") as send, open(from_browser[0], "rb", buffering=0) as receive:
-      return _Page(send, receive).visit(page.as_uri(), scripts)
+      return _Page(send, receive).visit(page.as_uri(), scripts, width, media, scheme, printed)
   finally:  # with its pipe closed, Chromium ends
     try:
       process.wait(10)
@@ -63,12 +80,16 @@ class _Page:
     self._session: dict[str, str] = {}
     self._events: list[dict] = []
 
-  def visit(self, address: str, scripts: Sequence[str]) -> Visit:
+  def visit(self, address: str, scripts: Sequence[str], width: int, media: str, scheme: str, printed: bool) -> Visit:
     target = self._call("Target.createTarget", url="about:blank")["targetId"]
     session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
     self._session = {"sessionId": session}
     for domain in ("Page", "Network", "Log", "Runtime"):
       self._call(f"{domain}.enable")
+    # A window of its own cannot be as narrow as a phone; the page's can.
+    self._call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    prefers = [{"name": "prefers-color-scheme", "value": scheme}]
+    self._call("Emulation.setEmulatedMedia", media=media, features=prefers)
     self._call("Page.navigate", url=address)
     while not any(event["method"] == "Page.loadEventFired" for event in self._events):
       self._events.append(self._next())
@@ -77,6 +98,9 @@ class _Page:
       answer = self._call("Runtime.evaluate", expression=script, returnByValue=True)
       assert "exceptionDetails" not in answer, answer
       values.append(answer["result"].get("value"))
+    pdf = b""
+    if printed:
+      pdf = base64.b64decode(self._call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
     console, requests = [], []
     for event in self._events:
       body = event.get("params", {})
@@ -84,7 +108,7 @@ class _Page:
         console.append(json.dumps(body))
       if event["method"] == "Network.requestWillBeSent":
         requests.append(body["request"]["url"])
-    return Visit(console, requests, values)
+    return Visit(console, requests, values, pdf)
 
   def _call(self, method: str, **parameters) -> dict:
     self._number += 1
