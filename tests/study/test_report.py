@@ -61,6 +61,50 @@ STUDY = {
 }
 
 
+# What only a study of its own folder knows: data cards, costs, calibration, subgroups, answers that cannot be read.
+SPLIT = {"rows": 50, "groups": 48, "labels": {"thyroid_state": {"low": 20, "high": 30}}, "data": "0123456789abcdef"}
+BIN = {"from": 0.9, "to": 1.0, "n": 150, "confidence": 0.95, "right": 0.5, "low": 0.4, "high": 0.6}
+SCORES = {name: {"value": 0.25, "low": 0.2, "high": 0.3} for name in ("ece", "brier", "log_loss")}
+SFT = {"task": "numeric_classification", "method": "sft", "seed": 0}
+DETAILS = {
+  "data": {
+    "numeric_classification": {
+      "targets": {"thyroid_state": "labels"},
+      **{"source": "labs.csv", "split_by": "hash", "left_out": 3, "conflict_rows": 0},
+      "splits": {split: SPLIT for split in ("train", "validation", "test")},
+      "repeated": [{"first": "train", "second": "test", "exact_rows": 2, "near_rows": 1}],
+      "warnings": ["TSH alone nearly tells thyroid_state; is it known before the answer?"],
+    }
+  },
+  "cost": [
+    {
+      **SFT,
+      "candidate": 0,
+      "chosen": True,
+      "steps": 10,
+      "tokens": 5000,
+      "flops": 6 * 10**12,
+      "reference_flops": 10**12,
+    },
+    {**SFT, "candidate": 1, "chosen": False, "steps": 10, "tokens": 5000, "flops": 7 * 10**12, "reference_flops": 0},
+  ],
+  "calibration": [{**WHERE, "method": "sft", "seed": 0, "n": 150, "scores": SCORES, "bins": [BIN]}],
+  "subgroups": [
+    {**result(WHERE, "sft", "macro_f1", value, True), "column": "age", "level": level, "n": 70, "groups": 70}
+    for level, value in [("20 to <40", 0.6), ("40 to <60", 0.64)]
+  ],
+  "unparseable": [
+    {**WHERE, "method": method, "seed": 0, "unparseable": count, "n": 150}
+    for method, count in [("base", 9), ("sft", 1)]
+  ],
+}
+FULL = {
+  **STUDY,
+  **DETAILS,
+  "environment": {"devices": "1 x cpu", "training_seconds": {"numeric_classification sft seed0": 700.0}},
+}
+
+
 @pytest.fixture
 def text(tmp_path):
   report.write_report(STUDY, tmp_path / "report.md")
@@ -85,7 +129,8 @@ def tables(text):
 def test_the_verdict_comes_first(text):
   assert [line for line in text.splitlines() if line.startswith("## ")] == [
     *("## Verdict", "## Primary metrics", "## Differences", "## All metrics", "## Confusion matrices"),
-    *("## Training", "## Protocol", "## Environment"),
+    *("## Training", "## Methods", "## Limits", "## Reporting checklist", "## Protocol", "## Environment"),
+    "## Not a medical device",
   ]
   verdict = section(text, "Verdict")
   assert "**numeric_classification / thyroid_state: SFT is enough** (`sft_is_enough`)" in verdict
@@ -95,7 +140,7 @@ def test_the_verdict_comes_first(text):
 
 def test_every_table_is_rectangular(text):
   found = tables(text)
-  assert len(found) == 6
+  assert len(found) == 7
   for table in found:
     assert {len(row) for row in table} == {len(table[0])}
     assert table[1] == ["---"] * len(table[0])
@@ -110,22 +155,27 @@ def test_primary_table_has_methods_as_columns(text):
 
 def test_differences_keep_their_sign_and_tiny_p_is_not_zero(text):
   (table,) = tables(section(text, "Differences"))
-  assert table[2][4:] == ["+0.320 [+0.270, +0.370]", "<0.001", "<0.001", "", ""]
-  assert table[4][3:7] == ["triage_cost (lower is better)", "-0.500 [-0.550, -0.450]", "0.002", "0.004"]
+  assert table[2][1:] == ["SFT − base", "macro-F1", "+0.320", "[+0.270, +0.370]", "<0.001", "<0.001"]
+  assert table[4][2:] == ["triage cost (lower is better)", "−0.500", "[−0.550, −0.450]", "0.002", "0.004"]
 
 
-def test_what_could_have_been_found_stands_beside_no_difference_only(tmp_path):
+def test_what_was_recorded_of_a_comparison_is_in_its_table(tmp_path):
+  more = {
+    "test": "mcnemar_exact",
+    "p_mid": 0.0321,
+    "effect": "cohens_g",
+    "effect_size": -0.25,
+    "mdd": 0.12,
+    "seed_sd": 0.04,
+  }
   study = copy.deepcopy(STUDY)
-  for row in study["comparisons"]:
-    row |= {"effect_size": -0.25, "mdd": 0.08, "seed_sd": 0.011}
+  study["comparisons"] = [{**row, **more} for row in study["comparisons"]]
   report.write_report(study, tmp_path / "report.md")
   (table,) = tables(section((tmp_path / "report.md").read_text(), "Differences"))
-  assert table[0][-2:] == ["effect size", "detectable"]
-  assert [row[-2:] for row in table[2:]] == [["-0.250", ""], ["-0.250", "0.080"], ["-0.250", ""]]
-  study["results"].append(result(WHERE, "sft", "macro_f1", 0.5, True, seed=1))
-  report.write_report(study, tmp_path / "report.md")
-  (table,) = tables(section((tmp_path / "report.md").read_text(), "Differences"))
-  assert table[0][-1] == "seed SD" and table[2][-1] == "0.011"
+  first, second = (dict(zip(table[0], row, strict=True)) for row in table[2:4])
+  assert first["mid-p"] == "0.032" and first["Test"] == "McNemar, exact" and first["Between seeds"] == "0.040"
+  assert first["Effect size"] == "Cohen’s g −0.250"
+  assert (first["Detectable"], second["Detectable"]) == ("", "0.120"), "beside every difference that is not shown"
 
 
 def test_confusion_training_protocol_and_environment_are_shown(text):
@@ -143,12 +193,52 @@ def test_no_example_text(text):
   assert "Mrs Example" not in text + report.console_table(STUDY)
 
 
+def test_it_is_said_first_and_last_that_this_is_no_medical_device(text):
+  assert "No medical device" in text.split("## Verdict")[0]
+  assert "medical device, and none has been assessed" in section(text, "Not a medical device")
+
+
 def test_a_bare_study_has_a_report(tmp_path):
   bare = {key: STUDY[key] for key in ("results", "comparisons", "recommendations")}
   report.write_report(bare, tmp_path / "report.md")
   text = (tmp_path / "report.md").read_text()
   assert "## Confusion" not in text and "## Training" not in text and "## Protocol" not in text
-  assert text.endswith("|\n")
+  assert "## Cost" not in text and "## Subgroups" not in text and "## Calibration" not in text
+
+
+def test_costs_data_calibration_and_subgroups_are_tables(tmp_path):
+  report.write_report(FULL, tmp_path / "report.md")
+  text = (tmp_path / "report.md").read_text()
+  (cost,) = tables(section(text, "Cost"))
+  run = dict(zip(cost[0], cost[2], strict=True))
+  assert (run["Tokens"], run["Hours"], run["FLOPs"], run["FLOP/s"]) == ("5,000", "0.19", "7 T", "10 G")
+  assert run["FLOPs of all candidates"] == "14 T" and cost[3][0] == "all runs"
+  data = section(text, "Data")
+  assert "- 2 rows of test have a prompt that stands in train too, and 1 nearly so." in data
+  assert "- TSH alone nearly tells thyroid_state" in data and "0123456789abcdef" in data
+  assert ["low", "20 (40%)", "20 (40%)", "20 (40%)"] in tables(data)[1]
+  assert tables(section(text, "Calibration"))[0][2] == ["SFT", *["0.250 [0.200, 0.300]"] * 3]
+  assert tables(section(text, "Subgroups"))[0][2] == ["20 to <40", "70 (70)", "0.600 [0.500, 0.700]"]
+  assert "Answers that could not be read, of 150, counted as wrong: base 9, SFT 1." in section(text, "Verdict")
+
+
+def test_a_second_look_unequal_budgets_and_failed_runs_are_limits(tmp_path):
+  spent = {"task": "triage", "method": "sft", "settings": 4, "steps": 400, "tokens": 12345}
+  budget = {"unit": "tokens of training", "equal": False, "spent": [spent]}
+  protocol = {"second_looks": [{"task": "triage"}], "failed": [{"task": "triage"}], "budget": budget}
+  report.write_report({**STUDY, "protocol": protocol}, tmp_path / "report.md")
+  text = (tmp_path / "report.md").read_text()
+  limits = section(text, "Limits")
+  assert "Test rows were looked at more than once" in limits and "unequal tuning budgets" in limits
+  assert "1 training runs failed" in limits
+  assert tables(section(text, "Training"))[1][2] == ["triage", "SFT", "4", "400", "12,345"]
+
+
+def test_a_verdict_that_is_not_decided_says_how_many_more_examples_are_needed(tmp_path):
+  study = copy.deepcopy(STUDY)
+  study["recommendations"][0] |= {"verdict": "not_decidable", "more_examples": 1200}
+  report.write_report(study, tmp_path / "report.md")
+  assert "About 1200 more test examples are needed." in section((tmp_path / "report.md").read_text(), "Verdict")
 
 
 def test_console_table_has_every_target_and_method_and_fits():

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 from chromium import visit
-from test_report import COST, STUDY, WHERE, result
+from test_report import COST, DETAILS, FULL, STUDY, WHERE, result
 
 from medjax import tasks
 from medjax.errors import UserError
-from medjax.study import figures, recorded, report_html
+from medjax.study import figures, recorded, report_html, reports
 from medjax.tasks import triage
 
 CONFIG = {
@@ -63,24 +63,130 @@ SCRIPTS = (
   "[...document.querySelectorAll('svg')].filter(e => e.getBoundingClientRect().height > 50).length",
   "document.documentElement.scrollWidth - document.documentElement.clientWidth",
   "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) != i)",
-  "[...document.querySelectorAll('nav a')].filter(a => !document.querySelector(a.getAttribute('href'))).length",
+  "[...document.querySelectorAll('nav a, p a')].filter(a => !document.querySelector(a.getAttribute('href'))).length",
   "[...document.querySelectorAll('svg:not([aria-label]), table:not(:has(caption)), th:not([scope])')].length",
   '[...document.querySelectorAll(\'svg [href^="#"], svg [*|href^="#"]\')]'
   ".filter(e => !document.getElementById(e.href.baseVal.slice(1))).length",
 )
+# Texts whose contrast with what is behind them is below 4.5 (WCAG 2.2, 1.4.3).
+CONTRAST = """
+(() => {
+  const channels = text => {
+    const own = text.match(/[\\d.]+/g).map(Number);
+    const scale = text.startsWith('color(') ? 255 : 1;
+    return [...own.slice(0, 3).map(x => scale * x), own[3] ?? 1];
+  };
+  const luminance = rgb => rgb.slice(0, 3).map(x => x / 255)
+    .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const color = channels(getComputedStyle(e).backgroundColor);
+      if (color[3] > 0) return color;
+    }
+    return [255, 255, 255, 1];
+  };
+  document.querySelectorAll('details').forEach(e => e.open = true);
+  const low = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some(n => n.nodeType == 3 && n.data.trim()) || !e.checkVisibility()) continue;
+    const style = getComputedStyle(e), color = e.namespaceURI.endsWith('svg') ? style.fill : style.color;
+    const [a, b] = [luminance(channels(color)), luminance(behind(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(e.textContent.trim().slice(0, 20) + ' ' + ratio.toFixed(2));
+  }
+  return low;
+})()
+"""
+LEVELS = "[...document.querySelectorAll('h1, h2, h3, h4')].map(e => +e.tagName[1])"
+HIDDEN_IN_PRINT = "[...document.querySelectorAll('td, p, figure')].filter(e => !e.checkVisibility()).length"
 
 
-@pytest.mark.parametrize("width", [1100, 520])
+def everything():
+  """A study with all that a report can show, and a model whose figures were published."""
+  protocol = {**PROTOCOL, "model": "meta-llama/Meta-Llama-3-8B-Instruct"}
+  provider = {"task": "triage", "target": "provider"}
+  rows = [*STUDY["results"], *(result(provider, method, "macro_f1", 0.5, True) for method in ("base", "sft", "dpo"))]
+  return study(**{**FULL, "protocol": protocol, "results": rows})
+
+
+@pytest.mark.parametrize("width", [1100, 390])
 def test_opens_in_chromium_without_errors_or_requests(tmp_path, width):
-  written(tmp_path, study(), CURVES)
+  written(tmp_path, everything(), CURVES)
   seen = visit(tmp_path / "report.html", tmp_path / "profile", SCRIPTS, width)
   assert seen.console == []
   assert seen.requests == [(tmp_path / "report.html").as_uri()]
   badges, heading, drawings, overflow, doubled, dangling, unnamed, lost = seen.values
   assert [badge.lstrip("✓+ \n") for badge in badges] == ["SFT is enough", "DPO adds to SFT"]
   assert heading == "Verdict"
-  assert drawings == 5  # two dot plots, two forest plots (one metric is a cost), one of curves
+  # Three dot plots, two forest plots (one metric is a cost), one of subgroups, one reliability diagram, four curves.
+  assert drawings == 11
   assert overflow <= 0 and doubled == [] and dangling == unnamed == lost == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_against_what_is_behind_it(tmp_path, scheme):
+  written(tmp_path, everything(), CURVES)
+  low, levels = visit(tmp_path / "report.html", tmp_path / "profile", [CONTRAST, LEVELS], scheme=scheme).values
+  assert low == []
+  assert levels[0] == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_text_that_cannot_be_read_is_found(tmp_path):
+  (tmp_path / "page.html").write_text('<html><body><p style="color: #999">pale</p><p>plain</p></body></html>')
+  assert visit(tmp_path / "page.html", tmp_path / "profile", [CONTRAST]).values == [["pale 2.85"]]
+
+
+def test_prints_with_everything_open(tmp_path):
+  written(tmp_path, everything(), CURVES)
+  seen = visit(tmp_path / "report.html", tmp_path / "profile", [HIDDEN_IN_PRINT], media="print", printed=True)
+  assert seen.values == [0], "what is folded on the screen is open on paper"
+  assert seen.pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", seen.pdf)) > 3
+  assert seen.console == []
+
+
+def test_methods_of_all_kinds_have_colours_of_their_own_and_unknown_ones_are_drawn(tmp_path):
+  many = ["few_shot", "dpo_from_base", "orpo", "simpo", "kto", "another"]
+  rows = [*STUDY["results"], *(result(WHERE, method, "macro_f1", 0.5, True) for method in many)]
+  page = written(tmp_path, study(results=rows))
+  for method in many[:-1]:
+    assert f"var(--{method})" in page and page.count(f"--{method}: #") == 3  # light, dark, print
+  assert len({figures.color_of(method) for method in ["base", "sft", "dpo", *many]}) == 9
+  assert "Ways to adapt a model compared" in page
+  assert visit(tmp_path / "report.html", tmp_path / "profile").console == []
+
+
+def test_published_figures_stand_beside_the_same_task_and_model_only(tmp_path):
+  page = words(written(tmp_path, everything()))
+  assert "triage / provider published, Llama-3-8B-Instruct F1 0.55 0.58 0.74" in page
+  assert "triage / provider this study macro-F1 0.500 [0.400, 0.600]" in page and "doi:10.2196/76048" in page
+  assert "doi:10.2196/76048" not in words(written(tmp_path, study(**DETAILS)))
+
+
+def test_details_are_on_the_page(tmp_path):
+  page = words(written(tmp_path, everything(), CURVES))
+  assert "Answers that could not be read, of 150, counted as wrong: base 9, SFT 1." in page
+  assert "No medical device: not for the care of patients" in page and "medical device, and none has been" in page
+  assert "2 rows of test have a prompt that stands in train too" in page and "7 T" in page
+  assert "20 to <40 70 (70) 0.600 [0.500, 0.700]" in page
+  assert "13 Ethics approval and consent To be filled in by the authors." in page
+
+
+def test_a_second_look_at_the_test_rows_is_said_at_the_top(tmp_path):
+  looked = study(protocol={**PROTOCOL, "second_looks": [{"task": "triage"}]})
+  page = words(written(tmp_path, looked))
+  assert page.index("looked at more than once: 1 further look.") < page.index("Results")
+  assert "looked at more than once" not in words(written(tmp_path, study()))
+
+
+def test_reports_are_written_again_from_the_folder(tmp_path):
+  with pytest.raises(UserError, match="study.json is not there"):
+    reports.rewrite(tmp_path)
+  (tmp_path / "study.json").write_text(json.dumps({**study(), "training": []}))
+  assert reports.rewrite(tmp_path)["schema_version"] == 1
+  page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+  reports.rewrite(tmp_path)
+  assert page == (tmp_path / "report.html").read_text() and text == (tmp_path / "report.md").read_text()
 
 
 def test_a_page_with_errors_and_requests_is_seen_as_such(tmp_path):
