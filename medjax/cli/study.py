@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -59,23 +61,45 @@ def _define(values: flags.FlagValues) -> None:
     0,
     flag_values=values,
   )
+  flags.DEFINE_string(
+    "subgroups",
+    "",
+    "Columns of the data by which results are broken down; numbers with the width of their bands: age:10,sex,site.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "report_only", False, "Write the reports of the folder's study.json again, and do nothing else.", flag_values=values
+  )
   flags.DEFINE_boolean("json", False, "Print study.json at the end, and nothing else on stdout.", flag_values=values)
 
 
 def _run(arguments: Arguments) -> None:
-  config, values = load_config(arguments), arguments.flags
-  from medjax.study import run
-  from medjax.study.report import console_table
+  values = arguments.flags
+  workdir = pathlib.Path(values.workdir)
+  if values.report_only:
+    from medjax.study.reports import rewrite
+
+    _tell(rewrite(workdir, values.examples), workdir, values.json)
+    return
+  config = load_config(arguments)
+  from medjax.study import run, subgroups
   from medjax.study.workers import Processes
 
-  workdir = pathlib.Path(values.workdir)
   asked = {name: values[name].value for name in _OPTIONS if values[name].value is not None}
   if values.plan:
     run.show_plan(config, workdir, asked, values.parallel)
     return
   processes = Processes(values.parallel, arguments.config, values.debug)
-  results = run.study(config, workdir, values.examples, asked, processes, values.allow_second_look)
-  if values.json:
+  columns = subgroups.parse(values.subgroups)
+  results = run.study(config, workdir, values.examples, asked, processes, values.allow_second_look, columns)
+  _tell(results, workdir, values.json)
+
+
+def _tell(results: Mapping[str, Any], workdir: pathlib.Path, as_json: bool) -> None:
+  """Prints study.json, or what it says in short and where the files are."""
+  from medjax.study.report import console_table
+
+  if as_json:
     print(json.dumps(results, indent=2))
     return
   print(console_table(results))

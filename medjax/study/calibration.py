@@ -10,7 +10,7 @@ from medjax.evaluation import metrics, statistics
 from medjax.tasks.task import Target
 
 BINS = 10
-_SCORES = ("ece", "brier", "log_loss")
+_SPANS = {"ece": (0.0, 1.0), "brier": (0.0, 2.0), "log_loss": None}
 
 
 def reliability(
@@ -43,7 +43,7 @@ def reliability(
   probabilities_NK = probabilities_NK / probabilities_NK.sum(1, keepdims=True)
   confidence_N, right_N = probabilities_NK.max(1), probabilities_NK.argmax(1) == truth
   bin_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
-  found = statistics.intervals(_sample(values, probabilities_NK, truth, bin_N, groups), resamples=resamples)
+  found = statistics.estimate(_sample(values, probabilities_NK, truth, bin_N, groups), resamples=resamples)
   bins = []
   for index in range(BINS):
     inside = bin_N == index
@@ -53,7 +53,7 @@ def reliability(
       edges = {"from": index / BINS, "to": (index + 1) / BINS, "n": int(inside.sum())}
       shares = {"confidence": float(confidence_N[inside].mean()), "right": float(right_N[inside].mean())}
       bins.append({**edges, **shares, "low": float(wilson.low), "high": float(wilson.high)})
-  scores = {name: {"value": found[name].value, "low": found[name].low, "high": found[name].high} for name in _SCORES}
+  scores = {name: {"value": found[name].value, "low": found[name].low, "high": found[name].high} for name in _SPANS}
   return {"n": len(truth), "scores": scores, "bins": bins}
 
 
@@ -75,5 +75,5 @@ def _sample(values: Mapping[str, float], probabilities_NK, truth, bin_N, groups)
     "brier": lambda sums: sums[..., BINS] / sums[..., -1],
     "log_loss": lambda sums: sums[..., BINS + 1] / sums[..., -1],
   }
-  measures = {name: statistics.Measure(values[name], of[name], False) for name in _SCORES}
+  measures = {name: statistics.Measure(values[name], of[name], False, span) for name, span in _SPANS.items()}
   return statistics.Sample(sums_G, measures, len(truth))

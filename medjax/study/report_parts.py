@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medjax.study import names, published
-from medjax.study.compare import ALPHA, p_text
+from medjax.study import compare, names, published
+from medjax.study.compare import p_text
 
 Study = Mapping[str, Any]
 
@@ -23,9 +23,7 @@ SPLIT_BY = {
   "stratified": "70/10/20 of each label",
 }
 TESTS = {
-  "mcnemar": "McNemar, exact",
   "mcnemar_exact": "McNemar, exact",
-  "exchange": "exchange of patients",
   "permutation": "permutation over patients",
 }
 _EFFECTS = {"cohens_g": "Cohen’s g", "cohens_dz": "Cohen’s d"}
@@ -66,7 +64,10 @@ def differences(study: Study) -> Table:
     "Between seeds": "Between seeds: standard deviation of the difference that is owed to the training seed.",
   }
   caption = " ".join(
-    ["Difference in the primary metric, second method minus first.", *(notes[name] for name in notes if name in kept)]
+    [
+      "Difference in the primary metric, first method named minus second.",
+      *(notes[name] for name in notes if name in kept),
+    ]
   )
   return Table(caption, ("Target", *kept), body)
 
@@ -202,7 +203,8 @@ def beside_published(study: Study) -> Table | None:
 
 def detectable(row: Mapping[str, Any]) -> str:
   """The difference that the test set would find, of a comparison that shows none."""
-  return "" if row.get("mdd") is None or row["p_holm"] < ALPHA else names.number(row["mdd"])
+  found = compare.detectable(row)
+  return "" if found is None else names.number(found)
 
 
 def budgets(study: Study) -> Table | None:

@@ -32,12 +32,11 @@ from medjax.models.pretrained import Description, load_config_and_tokenizer
 from medjax.study import (
   at_hand,
   compare,
+  details,
   jobs,
   plan,
   protocol,
-  recorded,
-  report,
-  report_html,
+  reports,
   schedule,
   stages,
   workers,
@@ -45,6 +44,7 @@ from medjax.study import (
 from medjax.study.plan import Group, Key, Run, run_config
 from medjax.study.progress import Progress, tell
 from medjax.study.stages import Stage
+from medjax.study.subgroups import Column
 from medjax.study.workers import Processes
 from medjax.tasks.baselines import BASELINES
 from medjax.tasks.task import Task, TextTarget
@@ -64,6 +64,7 @@ def study(
   asked: Mapping[str, int] | None = None,
   processes: Processes | None = None,
   allow_second_look: bool = False,
+  columns: Sequence[Column] = (),
 ) -> dict[str, Any]:
   """Runs the study, or what is missing of it, and writes `study.json`, `report.md` and `report.html`.
 
@@ -74,6 +75,7 @@ def study(
     asked: options by their names in `plan.Options`; those that are not named are as the folder has them, or as usual.
     processes: where jobs are done; None for this process.
     allow_second_look: whether the test rows may be scored with other weights than before. The report lists it.
+    columns: of the test rows, by which results are grouped.
 
   Returns:
     What `study.json` holds (schema in docs/architecture.md).
@@ -87,19 +89,14 @@ def study(
   with _alone(workdir) as lock:
     options = _claim(config, workdir, asked or {})
     groups = plan.plan(config, options)
+    details.check_columns(config, dict.fromkeys(group.key[0] for group in groups), columns)
     steps, found = stages.planned(config, groups), stages.stages(config, groups, options)
     study = jobs.Study(config, options, workdir, allow_second_look)
     chosen = _carried_out(study, groups, steps, found, processes, lock)
-    results = _results(study, groups, steps, chosen)
+    results = _results(study, groups, steps, chosen, columns)
     results["environment"] = _environment(config, workdir, chosen, time.time() - started)
     files.write_json(workdir / "study.json", results)
-  report.write_report(results, workdir / "report.md")
-  shown = []
-  if examples:
-    by_name = _tasks(config, chosen)
-    rows = {name: _splits(config, name, task)["test"] for name, task in by_name.items()}
-    shown = recorded.read_examples(workdir, results, by_name, rows, examples)
-  report_html.write_html(results, workdir / "report.html", recorded.read_curves(workdir, results), shown)
+  reports.write_reports(workdir, results, config, examples)
   return results
 
 
@@ -203,7 +200,11 @@ def _tell_plan(
 
 
 def _results(
-  study: jobs.Study, groups: Sequence[Group], steps: Mapping[Run, int], chosen: Mapping[Key, Run]
+  study: jobs.Study,
+  groups: Sequence[Group],
+  steps: Mapping[Run, int],
+  chosen: Mapping[Key, Run],
+  columns: Sequence[Column],
 ) -> dict[str, Any]:
   """study.json without `environment`: a function of the runs' files alone."""
   config, workdir = study.config, study.workdir
@@ -214,14 +215,7 @@ def _results(
     rows = [json.loads(line) for line in lines]
     for name, target in plan.task_of(config, task_name).targets.items():
       targets[(task_name, name)] = target
-      answers[(task_name, name, method, seed)] = {
-        "ids": [row["id"] for row in rows],
-        "groups": [row["group"] for row in rows],
-        "references": [row["reference"][name] for row in rows],
-        "predictions": [row["prediction"][name] for row in rows],
-      }
-      if isinstance(target, TextTarget):
-        answers[(task_name, name, method, seed)]["scores"] = [row["scores"][name] for row in rows]
+      answers[(task_name, name, method, seed)] = details.answers_of(rows, name, target)
     if METHODS[method].trains:
       lines = protocol.read_steps(workdir / run.folder)
       training.append(
@@ -252,6 +246,7 @@ def _results(
     "training": training,
     "tuning": protocol.tuning(study, groups, steps, chosen),
     "protocol": protocol.protocol(study, groups, chosen, _row_counts(config, chosen), RESAMPLES),
+    **details.details(config, workdir, chosen.values(), model, columns, RESAMPLES),
   }
 
 

@@ -154,6 +154,6 @@ def _measured(run: compare.Answers, target: Target | TextTarget, resamples: int)
   if target.primary == "macro_f1":  # over the labels that the subgroup has; one it lacks would count as 0
     target = dataclasses.replace(target, labels=tuple(x for x in target.labels if x in set(part["references"])))
   sample = compare.sample_of(part, target, [target.primary])
-  found = statistics.intervals(sample, resamples=resamples)[target.primary]
+  found = statistics.estimate(sample, resamples=resamples)[target.primary]
   ends = {"low": found.low, "high": found.high} if several else {"low": None, "high": None}
   return {"metric": target.primary, "value": found.value, **ends, "n": len(run["ids"]), "groups": len(patients)}
