@@ -6,6 +6,7 @@ from typing import Any
 from medjax.study import names
 
 FEW_PATIENTS = 150  # below it only large differences can be found (docs/statistics.md)
+FEW_ROWS = 5  # of a label; below it the interval of macro-F1 may be too narrow
 _OWN_ROWS = "the task's own rows"
 
 
@@ -26,6 +27,12 @@ def write(study: Mapping[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> I
   few = [f"{title} ({count})" for title, count in patients.items() if count < FEW_PATIENTS]
   if few:
     yield f"Fewer than {FEW_PATIENTS} test patients: {', '.join(few)}. Only large differences can be found from so few."
+  rare = list(dict.fromkeys(filter(None, map(_rare_labels, study.get("confusion", [])))))
+  if rare:
+    yield (
+      f"Labels with fewer than {FEW_ROWS} test rows: {', '.join(rare)}. There macro-F1 hinges on single answers; its "
+      "interval is to be relied on only where every label was given its rows (docs/statistics.md)."
+    )
   if not names.several_seeds(study):
     yield "One training seed: how much results would change with another seed is not known, and no interval covers it."
   yield (
@@ -54,6 +61,12 @@ def write(study: Mapping[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> I
       "The data that come with medjax are simulated, but for the thyroid laboratory values (docs/tasks.md); scores on "
       "simulated text say little about real notes."
     )
+
+
+def _rare_labels(matrix: Mapping[str, Any]) -> str:
+  """How many labels of a matrix have few test rows: `triage / provider (1 of 4)`; nothing where none has."""
+  rare = sum(sum(row) < FEW_ROWS for row in matrix["matrix"])
+  return f"{names.target(matrix)} ({rare} of {len(matrix['labels'])})" if rare else ""
 
 
 def _budget(study) -> str:
