@@ -191,14 +191,17 @@ def with_overrides(config: ml_collections.ConfigDict, overrides: Mapping[str, An
     free = next((name for name in _FREE if str(key).startswith(f"{name}.")), None)
     if free:
       section, name = get(copy, free), key[len(free) + 1 :]
+      value = _free_value(free, key, value)
+      _refuse_dots(free, {name: value})
       if name in section:
         del section[name]  # the value may be of another type
-      section[name] = _free_value(free, key, value)
+      section[name] = value
     elif key in known:
       section, _, name = key.rpartition(".")
       target = get(copy, section)
       value = _coerce(key, value, known[key])
       if key in _FREE:
+        _refuse_dots(key, value)
         _replace(target[name], value)
       else:
         target[name] = value
@@ -319,6 +322,15 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
     return _tuples(value) if key == "define" else dict(value)
   kinds = {str: "text", int: "a whole number", float: "a number", tuple: "a tuple or list", dict: "a mapping"}
   refuse(key, value, next(kind for type_, kind in kinds.items() if isinstance(default, type_)))
+
+
+def _refuse_dots(key: str, values: Mapping[str, Any]) -> None:
+  """Refuses names with a dot, which stands between a section and what is in it."""
+  for name, value in values.items():
+    if "." in str(name):
+      raise UserError(f"config.{key} holds the name {name!r}; it must have no dot")
+    if isinstance(value, Mapping):
+      _refuse_dots(f"{key}.{name}", value)
 
 
 def _free_value(section: str, key: str, value: Any) -> Any:

@@ -118,11 +118,11 @@ def _check_preference(config: ml_collections.ConfigDict, defaults: Mapping[str, 
 def check_study(study: ml_collections.ConfigDict) -> None:
   """Raises UserError at the first value of `study` that cannot be run; candidates are checked for their form alone."""
   known = tuple(methods.METHODS)
-  if not study.methods or len(set(study.methods)) < len(study.methods):
-    refuse("study.methods", study.methods, f"one or more of {', '.join(known)}, each once")
   for method in study.methods:
     if method not in known:
       refuse("study.methods", method, f"one of {', '.join(known)}", near(str(method), known))
+  if not study.methods or len(set(study.methods)) < len(study.methods):
+    refuse("study.methods", study.methods, f"one or more of {', '.join(known)}, each once")
   if {"dpo", "dpo_from_base"} <= set(study.methods) and "sft" not in study.methods:
     refuse("study.methods", study.methods, "without one of dpo and dpo_from_base, which are the same where sft is not")
   if not all(isinstance(task, str) and task for task in study.tasks) or len(set(study.tasks)) < len(study.tasks):

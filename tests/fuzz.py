@@ -25,6 +25,7 @@ import hypothesis
 import hypothesis.strategies as st
 
 from medjax import config as schema
+from medjax import tasks
 from medjax.config_checks import CHOICES
 from medjax.data import items
 from medjax.errors import UserError
@@ -58,7 +59,7 @@ _VALUES = st.recursive(
 def _damaged(draw, data: bytes) -> bytes:
   """The bytes with a few of them changed, taken out, put in, or cut off."""
   found = bytearray(data)
-  for _ in range(draw(st.integers(0, 4))):
+  for _ in range(max(draw(st.integers(-3, 4)), 0)):
     place = draw(st.integers(0, max(len(found) - 1, 0)))
     match draw(st.integers(0, 4)):
       case 0:
@@ -103,9 +104,17 @@ def _configs(draw) -> dict:
 
 
 def read_config(overrides: dict) -> None:
-  config = schema.with_overrides(schema.base_config(), overrides)
+  config = schema.with_overrides(_ready(), overrides)
   schema.validate(config)
   schema.validate_data(config)
+  again = schema.from_dict(json.loads(json.dumps(schema.as_dict(config))))  # as config.json keeps it
+  assert schema.as_dict(again) == schema.as_dict(config), "config.json does not hold the config"
+  tasks.settled(config)
+
+
+@functools.cache
+def _ready() -> schema.ml_collections.ConfigDict:
+  return schema.with_overrides(schema.base_config(), {"data.source": "rows.jsonl"})
 
 
 _COLUMNS = st.one_of(
@@ -117,16 +126,25 @@ _MESSAGES = st.lists(
   ),
   max_size=3,
 )
+_SAID = st.text('abc \u00e9\n,"', min_size=1, max_size=8)
+_SOUND_ROW = st.one_of(
+  st.fixed_dictionaries({"prompt": _SAID, "completion": _SAID, "label": st.booleans()}, optional={"id": _SAID}),
+  st.fixed_dictionaries({"prompt": _SAID, "chosen": _SAID, "rejected": _SAID}, optional={"split": st.just("train")}),
+)
 _ROW = st.dictionaries(_COLUMNS, st.one_of(_TEXTS, _MESSAGES, _VALUES), max_size=6)
 
 
 @st.composite
 def _row_files(draw) -> tuple[str, bytes, str]:
   """(suffix, content, what they are to be) of a file of rows."""
-  rows = draw(st.lists(st.one_of(_ROW, _VALUES), max_size=4))
+  sound = draw(st.booleans())
+  rows = draw(st.lists(_SOUND_ROW if sound else st.one_of(_SOUND_ROW, _ROW, _VALUES), min_size=sound, max_size=4))
   suffix = draw(st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"]))
   if suffix in (".csv", ".tsv"):
     cells = draw(st.lists(st.lists(st.one_of(_COLUMNS, _TEXTS), min_size=1, max_size=5), max_size=5))
+    if sound:
+      names = ["prompt", "completion", "label"]
+      cells = [names, *([str(row.get(name, "b")).strip('\n",') or "a" for name in names] for row in rows)]
     between = draw(st.sampled_from([",", ";", "\t", '","']))
     text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(between.join(row) for row in cells)
   elif suffix == ".json":

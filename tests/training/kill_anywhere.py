@@ -27,26 +27,49 @@ import conftest  # noqa: E402, F401
 PHASES = ("reference", "step", "validation", "save")
 
 
-@contextlib.contextmanager
-def within(phases: mmap.mmap, name: str, seconds: float):
-  """Marks that a phase goes on, and makes it longer."""
-  place = PHASES.index(name)
-  phases[place] = 1
-  time.sleep(seconds)
-  try:
-    yield
-  finally:
+class Seen:
+  """Memory that a run and who watches it share: which phases go on, and how many have begun."""
+
+  def __init__(self):
+    self._memory = mmap.mmap(-1, 8 * (len(PHASES) + 1))
+
+  def _at(self, place: int) -> int:
+    return int.from_bytes(self._memory[8 * place : 8 * place + 8])
+
+  def _set(self, place: int, value: int) -> None:
+    self._memory[8 * place : 8 * place + 8] = value.to_bytes(8)
+
+  @property
+  def begun(self) -> int:
+    return self._at(len(PHASES))
+
+  @property
+  def going_on(self) -> list[str]:
+    return [name for place, name in enumerate(PHASES) if self._at(place)]
+
+  def clear(self) -> None:
+    self._memory[:] = bytes(len(self._memory))
+
+  @contextlib.contextmanager
+  def within(self, name: str, seconds: float):
+    """Marks that a phase goes on, and makes it longer."""
+    self._set(PHASES.index(name), 1)
+    self._set(len(PHASES), self.begun + 1)
     time.sleep(seconds)
-    phases[place] = 0
+    try:
+      yield
+    finally:
+      time.sleep(seconds)
+      self._set(PHASES.index(name), 0)
 
 
-def stretch(phases: mmap.mmap) -> None:
+def stretch(seen: Seen) -> None:
   """Replaces what the phases of a run consist of by the same with waits around it."""
   from medjax.training import digests, loop, reference
 
   def stretched(function, name, seconds):
     def waiting(*arguments, **options):
-      with within(phases, name, seconds):
+      with seen.within(name, seconds):
         return function(*arguments, **options)
 
     return waiting
@@ -58,7 +81,7 @@ def stretch(phases: mmap.mmap) -> None:
   digests.write = stretched(digests.write, "save", 0.15)  # all files are there, their folder has its temporary name
 
 
-def fork(words: list[str], stretched: bool, phases: mmap.mmap, log: pathlib.Path) -> int:
+def fork(words: list[str], seen: Seen | None, log: pathlib.Path) -> int:
   """A child that runs medjax."""
   from medjax.cli import main as cli
 
@@ -66,8 +89,8 @@ def fork(words: list[str], stretched: bool, phases: mmap.mmap, log: pathlib.Path
   if child == 0:
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if stretched:
-      stretch(phases)
+    if seen:
+      stretch(seen)
     status = cli.main(words)
     os._exit(status)
   return child
@@ -85,61 +108,55 @@ def kill_until_done(home: pathlib.Path, kills: int, seed: int, tell=print, **cha
   """
   from runs import curve, flags, overrides
 
-  from medjax.training import digests
-
   os.environ["MEDJAX_CACHE"] = str(home / "cache")
-  settings = {"train.steps": 12 * kills, "checkpoint.every": 2, "checkpoint.keep": 2, "evaluation.every": 3} | changes
+  settings = {"train.steps": 8 * kills, "checkpoint.every": 2, "checkpoint.keep": 2, "evaluation.every": 3} | changes
   settings = overrides(home, "dpo") | settings
-  phases, draw, log = mmap.mmap(-1, len(PHASES)), random.Random(seed), home / "stderr"
+  seen, draw, log = Seen(), random.Random(seed), home / "stderr"
   run, whole, fell = home / "killed", home / "undisturbed", collections.Counter()
 
-  def command(workdir):
-    return ["train", f"--workdir={workdir}", *flags(settings)]
+  def started(workdir, watched):
+    return fork(["train", f"--workdir={workdir}", *flags(settings)], watched, log)
 
-  started = time.monotonic()
-  child = fork(command(whole), True, phases, log)
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, log.read_text()
-  seconds = time.monotonic() - started
+  def ended(child):
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, log.read_text()[-2000:]
+
+  ended(started(whole, None))
   shutil.rmtree(home / "cache" / "reference")
-  number, start = 0, 0.0
-  while number < kills:
-    phases[:] = bytes(len(PHASES))
-    child, began = fork(command(run), True, phases, log), time.monotonic()
-    # A moment after the start, at first in the reference pass, later in the loop, whose beginning each attempt shows.
-    wait_for = draw.choice(PHASES) if number % 2 else PHASES[number // 2 % len(PHASES)]
-    while not any(phases[:]) and os.waitpid(child, os.WNOHANG) == (0, 0):
-      time.sleep(0.002)
-    start = max(start, time.monotonic() - began)
-    deadline = time.monotonic() + draw.uniform(0, 1.5)
-    while time.monotonic() < deadline or (not phases[PHASES.index(wait_for)] and time.monotonic() < deadline + 2):
-      time.sleep(0.002)
-      if os.waitpid(child, os.WNOHANG) != (0, 0):
-        break
-    else:
-      time.sleep(draw.uniform(0, 0.05))
-      within_phases = [name for name, on in zip(PHASES, phases[:], strict=True) if on] or ["between"]
-      os.kill(child, signal.SIGKILL)
-      os.waitpid(child, 0)
-      number += 1
-      fell.update(within_phases)
-      saved = [path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
-      for path in saved:
-        assert (path / digests.NAME).is_file(), f"{path} is not whole"
-      newest = max(saved, key=lambda path: int(path.name), default=None)
-      assert newest is None or digests.damage(newest) == "", f"{newest} is not whole"
-      tell(f"kill {number}: in {', '.join(within_phases)}; saved {newest.name if newest else 'nothing'}")
-      continue
-    raise AssertionError(f"the run ended after {number} kills: {log.read_text()[-2000:]}")
-  child = fork(command(run), False, phases, log)
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, log.read_text()
+  for number in range(kills):
+    seen.clear()
+    child = started(run, seen)
+    moment = 1 if number < 2 else draw.randint(1, 30)  # the reference pass comes first, and once it is done never again
+    while seen.begun < moment:
+      time.sleep(0.001)
+      assert os.waitpid(child, os.WNOHANG) == (0, 0), f"ended before kill {number + 1}: {log.read_text()[-2000:]}"
+    time.sleep(draw.uniform(0, 0.1))
+    phases = seen.going_on or ["between"]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    fell.update(phases)
+    newest = check_saved(run)
+    tell(f"kill {number + 1}: in {', '.join(phases)}; the last checkpoint is that of step {newest}")
+  ended(started(run, None))
   assert curve(run) == curve(whole), "the metrics differ"
-  one, other = (digests_of(workdir) for workdir in (run, whole))
+  one, other = (weights_of(workdir) for workdir in (run, whole))
   assert one == other, "the weights differ"
-  tell(f"{kills} kills, by phase {dict(fell)}; an undisturbed run takes {seconds:.0f} s; metrics and weights are equal")
+  tell(f"{kills} kills, by phase {dict(fell)}; metrics and weights are those of an undisturbed run")
   return fell
 
 
-def digests_of(workdir: pathlib.Path) -> str:
+def check_saved(workdir: pathlib.Path) -> int | None:
+  """The last checkpoint that has its name; AssertionError where it is not whole."""
+  from medjax.training import digests
+
+  steps = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*") if path.name.isdigit()]
+  if not steps:
+    return None
+  reason = digests.damage(workdir / "checkpoints" / str(max(steps)))
+  assert not reason, f"step {max(steps)} of {workdir} is not whole: {reason}"
+  return max(steps)
+
+
+def weights_of(workdir: pathlib.Path) -> str:
   """A fingerprint of the last checkpoint's weights. In a process of its own, which starts JAX."""
   import subprocess
 
