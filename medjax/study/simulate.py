@@ -79,12 +79,12 @@ def coverage(studies: int, own: Design | None) -> Iterator[Table]:
 
 
 def many_labels(studies: int, own: Design | None) -> Iterator[Table]:
-  """Coverage for macro-F1 of 24 labels, as many as the demo has, given in turn and drawn."""
+  """Coverage for macro-F1 of 24 labels, as many as the demo has, given in turn and drawn; a quarter of the studies."""
   lines, prior = {}, (1 / 24,) * 24
   for title, in_turn in ((", 24 labels in turn", True), (", 24 labels drawn", False)):
     for of in _single(own):
       for skills in _SKILLS:
-        found = simulations.label_coverage(of, prior, skills, ("macro_f1",), studies, in_turn)
+        found = simulations.label_coverage(of, prior, skills, ("macro_f1",), max(studies // 4, 2), in_turn)
         for (what, name), share in found.items():
           lines.setdefault((what, f"{name}{title}"), {}).setdefault(sum(of.sizes), []).append(share)
   yield from _covered(lines, own)
@@ -192,13 +192,13 @@ def verdict(studies: int, own: Design | None) -> Iterator[Table]:
   kinds, rows, enough = ("sft_is_enough", "dpo_adds", "neither_helps", "not_decidable"), [], []
   for skills, (right, wrong) in simulations.TRUTHS.items():
     for of in [design(n, n) for n in VERDICT_ROWS] if own is None else [own]:
-      shares, more = simulations.verdicts(of, skills, studies // 4)
+      shares, more = simulations.verdicts(of, skills, max(studies // 4, 2))
       errors = sum(shares.get(kind, 0.0) for kind in wrong)
       title = f"{_skills(skills)}: {right or 'at the edge'}"
       rows.append([title, _size(of), *(f"{shares.get(kind, 0.0):.3f}" for kind in kinds), f"{errors:.3f}"])
       if right is not None and more and sum(of.sizes) == 120:
         larger = sum(of.sizes) + int(np.median(more))
-        again, _ = simulations.verdicts(design(larger, larger), skills, studies // 8)
+        again, _ = simulations.verdicts(design(larger, larger), skills, max(studies // 8, 2))
         share = f"{1 - again.get('not_decidable', 0.0):.3f}"
         enough.append([_skills(skills), f"{shares['not_decidable']:.3f}", str(int(np.median(more))), share])
   yield "Verdicts by the skills of base, sft and dpo:", ["truth", "rows", *kinds, "wrong"], rows

@@ -207,7 +207,7 @@ def power_at_detectable(
     a, b = label_samples(rng, of, prior, skills, [metric])
     return statistics.difference(a, b, metric, study, SWAPS)
 
-  mdd = float(np.median([compared((skill, skill), study).mdd for study in range(studies // 10)]))
+  mdd = float(np.median([compared((skill, skill), study).mdd for study in range(max(studies // 10, 2))]))
   low, high = skill, 1.0
   truth = label_values(prior, skill, [metric])[metric]
   for _ in range(40):  # the better skill, by bisection
