@@ -18,6 +18,12 @@ def _define(values: flags.FlagValues) -> None:
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
   )
   flags.DEFINE_string("name", "", "NAME of the results; else made of checkpoint and split.", flag_values=values)
+  flags.DEFINE_boolean(
+    "allow_second_look",
+    False,
+    "Let a run of a study be scored on the test rows again with other weights; the study's report lists it.",
+    flag_values=values,
+  )
   flags.DEFINE_boolean("json", False, "Print the metrics as JSON.", flag_values=values)
 
 
@@ -33,6 +39,10 @@ def _run(arguments: Arguments) -> None:
     raise UserError(f"--name is {name!r}: it must be the name of a folder, without /")
   from medjax.evaluation.evaluate import evaluate
 
+  if split == "test":
+    from medjax.study.jobs import note_look
+
+    note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look)
   out = workdir / "eval" / name
   metrics = evaluate(config, values.checkpoint, split, out)
   if not processes.is_first():

@@ -30,10 +30,7 @@ from medjax.training import checkpoints
 _CHARACTERS = 4  # of a token
 _BACKWARD = 3  # forward and backward pass
 _DECODED = 2  # a token of a generated answer
-# Seconds that a stage takes beside its tokens, to load and compile; and how fast a model is computed, as a share of the
-# speed of a large product of matrices. Both were read off studies of SmolLM2-135M on two CPU cores.
-_OVERHEAD = 4.0
-_EFFICIENCY = 0.4
+_OVERHEAD = 4.0  # seconds that a stage takes beside its tokens, to load and compile SmolLM2-135M on two CPU cores
 FAILED = "failed.json"  # in the folder of a run that cannot be trained, such as one whose loss is not finite
 
 
@@ -96,7 +93,8 @@ def stages(config, groups: Sequence[Group], options: Options = Options()) -> lis
           reference = 0
           if reads_reference(objective_of(settings)):
             live = settings.preference.reference == "live"
-            reference = drawn if live else 0 if done[run] else trained_on.count
+            once = run == group.runs[0] and not done[run]  # it is kept for the others, which start from the same
+            reference = drawn if live else once * trained_on.count
           done[run] = until
           cost = (_BACKWARD * drawn + reference) * trained_on.shared
           tokens = drawn * trained_on.plain
@@ -133,8 +131,8 @@ def describe(found: Sequence[Stage], seconds: float) -> list[str]:
 
 
 def token_seconds(parameters: int, rate: float) -> float:
-  """What a token of a forward pass takes on a device that multiplies matrices at `rate` FLOPs a second."""
-  return 2 * parameters / (rate * _EFFICIENCY)
+  """What a token of a forward pass takes on devices that compute a model at `rate` FLOPs a second."""
+  return 2 * parameters / rate
 
 
 def expected(stage: Stage, seconds: float) -> float:

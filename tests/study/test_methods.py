@@ -9,6 +9,7 @@ import tiny
 
 from medjax import config as schema
 from medjax import methods, tasks
+from medjax.cli import main as cli
 from medjax.data import chat
 from medjax.data.examples import Row
 from medjax.errors import RunError, UserError
@@ -126,7 +127,7 @@ def test_examples_that_do_not_fit_are_left_out(home):
   assert few_shot.with_shots(other, TASK, 5, encoder, chat.Limits())[1] != ids
 
 
-def test_a_second_look_needs_the_flag_and_is_listed(all_methods):
+def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   wanted, workdir, study = all_methods
   dpo, orpo = (workdir / FOLDER.format(0, method, 0) for method in ("dpo", "orpo"))
   results = dpo / "eval/test"
@@ -145,6 +146,19 @@ def test_a_second_look_needs_the_flag_and_is_listed(all_methods):
   ]
   assert study["protocol"]["second_looks"] == []
   assert study_run.study(wanted, workdir)["protocol"]["second_looks"] == again["protocol"]["second_looks"]
+  flags = [
+    "eval",
+    f"--checkpoint={workdir / FOLDER.format(0, 'kto', 0)}",
+    "--split=test",
+    f"--workdir={workdir / 'eval'}",
+  ]
+  assert cli.main(flags) == 0, "the same weights as in the study"
+  shutil.rmtree(workdir / FOLDER.format(0, "kto", 0) / "checkpoints")
+  shutil.copytree(orpo / "checkpoints", workdir / FOLDER.format(0, "kto", 0) / "checkpoints")
+  assert cli.main(flags) == 2
+  assert "scored for kto, seed 0, with other weights before" in capsys.readouterr().err
+  assert cli.main([*flags, "--allow_second_look"]) == 0
+  assert [(look.method, look.by) for look in looks.second(looks.read(workdir))] == [("dpo", "study"), ("kto", "eval")]
   (workdir / looks.FILE).unlink()
   with pytest.raises(UserError, match="looks.jsonl lacks the scoring of sodium, base, seed 0"):
     study_run.study(wanted, workdir)
