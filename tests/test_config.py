@@ -110,6 +110,13 @@ def test_column_can_be_named_alone():
     ({"data.columns": {"prompt": 3}}, "config.data.columns.prompt is 3; it must be the name of a column"),
     ({"study.methods": ()}, r"config.study.methods is \(\); it must be one or more of"),
     ({"study.methods": "sftt"}, "config.study.methods is 'sftt'.*did you mean sft?"),
+    ({"study.methods": "dpo,dpo_from_base"}, "must be without one of dpo and dpo_from_base"),
+    ({"study.grid": {"few_shot": ({},)}}, "grid\\['few_shot'\\] is .*; it must be left out: few_shot trains nothing"),
+    (
+      {"study.grid": {"kto": ({"preference.sft_weight": 1.0},)}},
+      "grid\\['kto'\\]: .*0 with config.preference.loss = kto",
+    ),
+    ({"study.grid": {"dpo": ({"preference.gamma": 2.0},)}}, "grid\\['dpo'\\]: .*loss is simpo"),
     ({"study.seeds": "0,0"}, r"config.study.seeds is \(0, 0\); it must be .* each once"),
     ({"study.tasks": (1,)}, r"config.study.tasks is \(1,\); it must be names of tasks"),
     ({"study.grid": {"dp": ()}}, r"config.study.grid\['dp'\] is 'dp'; it must be named METHOD or TASK/METHOD"),

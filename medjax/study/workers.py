@@ -26,6 +26,7 @@ from medjax.study.worker import LOG
 
 _TRIES = 3  # of a job whose process dies
 _LAST_LINES = 5  # of a log, in a message
+_WORKER = (sys.executable, "-m", "medjax.study.worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Pool:
   def _spawn(self, worker: _Worker) -> None:
     number = self._workers.index(worker)
     worker.process = subprocess.Popen(
-      [sys.executable, "-m", "medjax.study.worker"],
+      _WORKER,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,

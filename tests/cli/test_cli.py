@@ -162,8 +162,8 @@ def test_predict_passes_its_files(tmp_path, replace):
 def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, capsys):
   asked = []
 
-  def study(config, workdir, examples):
-    asked.append(examples)
+  def study(config, workdir, examples, options, processes, allow_second_look, *_):
+    asked.append((examples, options, processes.parallel, allow_second_look))
     return {"results": []}
 
   replace("medjax.study.run", study=study)
@@ -171,9 +171,11 @@ def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, ca
   argv = ["study", "--config.study.tasks=triage", f"--workdir={tmp_path}"]
   assert main.main(argv) == 0
   assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n{tmp_path}/report.html\n"
-  assert main.main([*argv, "--json", "--examples=2"]) == 0
+  flags = ["--json", "--examples=2", "--halving=3", "--budget=500", "--parallel=2", "--allow_second_look"]
+  assert main.main([*argv, *flags]) == 0
   assert json.loads(capsys.readouterr().out) == {"results": []}
-  assert asked == [0, 2], "no clinical text unless it is asked for"
+  assert asked[0] == (0, {}, 1, False), "no clinical text unless it is asked for"
+  assert asked[1] == (2, {"halving": 3, "budget": 500}, 2, True)
 
 
 def test_generate_prints_a_json_line_for_each_prompt(tmp_path, replace, capsys, monkeypatch):
