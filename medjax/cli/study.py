@@ -82,16 +82,20 @@ def _run(arguments: Arguments) -> None:
     _tell(rewrite(workdir, values.examples), workdir, values.json)
     return
   config = load_config(arguments)
-  from medjax.study import run, subgroups
+  from medjax.study.subgroups import parse
   from medjax.study.workers import Processes
 
+  columns = parse(values.subgroups)
   asked = {name: values[name].value for name in _OPTIONS if values[name].value is not None}
   if values.plan:
-    run.show_plan(config, workdir, asked, values.parallel)
+    from medjax.study.run import show_plan
+
+    show_plan(config, workdir, asked, values.parallel)
     return
   processes = Processes(values.parallel, arguments.config, values.debug)
-  columns = subgroups.parse(values.subgroups)
-  results = run.study(config, workdir, values.examples, asked, processes, values.allow_second_look, columns)
+  from medjax.study.run import study
+
+  results = study(config, workdir, values.examples, asked, processes, values.allow_second_look, columns)
   _tell(results, workdir, values.json)
 
 

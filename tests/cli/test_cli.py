@@ -15,6 +15,7 @@ from medjax import config as schema
 from medjax.cli import generate, main, models
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.families import PRESETS
+from medjax.study.subgroups import Column
 
 
 @pytest.fixture
@@ -162,8 +163,8 @@ def test_predict_passes_its_files(tmp_path, replace):
 def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, capsys):
   asked = []
 
-  def study(config, workdir, examples, options, processes, allow_second_look, *_):
-    asked.append((examples, options, processes.parallel, allow_second_look))
+  def study(config, workdir, examples, options, processes, allow_second_look, columns):
+    asked.append((examples, options, processes.parallel, allow_second_look, columns))
     return {"results": []}
 
   replace("medjax.study.run", study=study)
@@ -172,10 +173,21 @@ def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, ca
   assert main.main(argv) == 0
   assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n{tmp_path}/report.html\n"
   flags = ["--json", "--examples=2", "--halving=3", "--budget=500", "--parallel=2", "--allow_second_look"]
-  assert main.main([*argv, *flags]) == 0
+  assert main.main([*argv, *flags, "--subgroups=age:10"]) == 0
   assert json.loads(capsys.readouterr().out) == {"results": []}
-  assert asked[0] == (0, {}, 1, False), "no clinical text unless it is asked for"
-  assert asked[1] == (2, {"halving": 3, "budget": 500}, 2, True)
+  assert asked[0] == (0, {}, 1, False, ()), "no clinical text unless it is asked for"
+  assert asked[1] == (2, {"halving": 3, "budget": 500}, 2, True, (Column("age", 10.0),))
+
+
+def test_reports_are_written_again_without_a_config_or_a_study(tmp_path, capsys):
+  assert main.main(["study", f"--workdir={tmp_path}", "--report_only"]) == 2
+  assert f"{tmp_path}/study.json is not there" in errors(capsys)
+  where = {"task": "triage", "target": "urgency", "method": "base", "seed": 0, "split": "test", "metric": "accuracy"}
+  row = {**where, "primary": True, "value": 0.5, "low": 0.4, "high": 0.6, "n": 60, "groups": 60}
+  (tmp_path / "study.json").write_text(json.dumps({"results": [row], "comparisons": [], "recommendations": []}))
+  assert main.main(["study", f"--workdir={tmp_path}", "--report_only"]) == 0
+  assert f"{tmp_path}/report.html" in capsys.readouterr().out
+  assert "0.500" in (tmp_path / "report.html").read_text() and "0.500" in (tmp_path / "report.md").read_text()
 
 
 def test_generate_prints_a_json_line_for_each_prompt(tmp_path, replace, capsys, monkeypatch):

@@ -234,13 +234,6 @@ def test_a_second_look_unequal_budgets_and_failed_runs_are_limits(tmp_path):
   assert tables(section(text, "Training"))[1][2] == ["triage", "SFT", "4", "400", "12,345"]
 
 
-def test_a_verdict_that_is_not_decided_says_how_many_more_examples_are_needed(tmp_path):
-  study = copy.deepcopy(STUDY)
-  study["recommendations"][0] |= {"verdict": "not_decidable", "more_examples": 1200}
-  report.write_report(study, tmp_path / "report.md")
-  assert "About 1200 more test examples are needed." in section((tmp_path / "report.md").read_text(), "Verdict")
-
-
 def test_console_table_has_every_target_and_method_and_fits():
   lines = report.console_table(STUDY).splitlines()
   assert max(map(len, lines)) <= 100

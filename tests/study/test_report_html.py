@@ -179,6 +179,12 @@ def test_a_second_look_at_the_test_rows_is_said_at_the_top(tmp_path):
   assert "looked at more than once" not in words(written(tmp_path, study()))
 
 
+def test_a_verdict_that_is_not_decided_says_how_many_more_examples_are_needed(tmp_path):
+  changed = study()
+  changed["recommendations"][0] |= {"verdict": "not_decidable", "more_examples": 1200}
+  assert "settle the question. About 1,200 more test examples are needed." in words(written(tmp_path, changed))
+
+
 def test_reports_are_written_again_from_the_folder(tmp_path):
   with pytest.raises(UserError, match="study.json is not there"):
     reports.rewrite(tmp_path)

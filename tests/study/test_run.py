@@ -57,7 +57,7 @@ def setup(tmp_path_factory):
 
 
 def command(setup, workdir, *more):
-  flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}", *more]
+  flags = [f"--config={setup / 'config.py'}", f"--workdir={workdir}", "--subgroups=age:20,sex", *more]
   one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
   environment = {**os.environ, "MEDJAX_CACHE": str(setup / "cache"), "XLA_FLAGS": one_device}
   return dict(args=[sys.executable, "-m", "medjax", "study", *flags], env=environment, cwd=setup)
@@ -90,6 +90,28 @@ def test_every_method_and_target_has_intervals_and_files_are_named(whole):
   assert [row["verdict"] for row in study["recommendations"]] != []
   assert str(workdir / "study.json") in printed and str(workdir / "report.md") in printed
   assert study["environment"]["devices"] == "1 x cpu" and study["environment"]["parallel"] == AT_A_TIME
+
+
+def test_details_are_of_the_same_runs_and_rows(whole):
+  study = json.loads((whole[0] / "study.json").read_text())
+  chosen = {(row["method"], row["candidate"]): row for row in study["training"]}
+  assert {(row["method"], row["chosen"]) for row in study["cost"]} == {("sft", True), ("sft", False), ("dpo", True)}
+  for row in study["cost"]:
+    assert row["flops"] > 0 and (row["reference_flops"] > 0) == (row["method"] == "dpo")
+    if row["chosen"]:
+      assert row["tokens"] == chosen[row["method"], row["candidate"]]["tokens"]
+  splits = study["data"]["numeric_classification"]["splits"]
+  assert {split: of["data"] for split, of in splits.items()} == study["environment"]["data"]["numeric_classification"]
+  assert [(row["method"], row["n"]) for row in study["calibration"]] == [("base", 24), ("sft", 24), ("dpo", 24)]
+  assert [(row["method"], row["unparseable"], row["n"]) for row in study["unparseable"]] == [
+    *(("base", 0, 24), ("sft", 0, 24)),
+    ("dpo", 0, 24),
+  ]
+  for column in ("age", "sex"):
+    own = [row for row in study["subgroups"] if (row["column"], row["method"]) == (column, "sft")]
+    assert sum(row["n"] for row in own) == 24 and len(own) > 1
+  page = (whole[0] / "report.html").read_text()
+  assert all(f'id="{part}"' in page for part in ("subgroups", "calibration", "cost", "data", "training"))
 
 
 def test_the_plan_is_told_before_and_progress_with_the_time_left(whole):
