@@ -10,6 +10,10 @@ from medjax.study.compare import enough_groups
 _CITED = {
   "dpo": "Rafailov R, Sharma A, Mitchell E, Ermon S, Manning CD, Finn C. Direct preference optimization: your language "
   "model is secretly a reward model. NeurIPS 2023.",
+  "orpo": "Hong J, Lee N, Thorne J. ORPO: monolithic preference optimization without reference model. EMNLP 2024.",
+  "simpo": "Meng Y, Xia M, Chen D. SimPO: simple preference optimization with a reference-free reward. NeurIPS 2024.",
+  "kto": "Ethayarajh K, Xu W, Muennighoff N, Jurafsky D, Kiela D. Model alignment as prospect theoretic optimization. "
+  "ICML 2024.",
   "score": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am Stat Assoc "
   "1927;22:209-212.",
   "jackknife": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993.",
@@ -25,6 +29,9 @@ _CITED = {
 }
 _MARKS = {
   "dpo": "Rafailov et al. 2023",
+  "orpo": "Hong et al. 2024",
+  "simpo": "Meng et al. 2024",
+  "kto": "Ethayarajh et al. 2024",
   "score": "Wilson 1927",
   "jackknife": "Efron and Tibshirani 1993",
   "bca": "Efron 1987",
@@ -35,6 +42,17 @@ _MARKS = {
   "absence": "Piaggio et al. 2012",
   "adamw": "Loshchilov and Hutter 2019",
 }
+_METHODS = {
+  "base": "the model as it is (base)",
+  "few_shot": "the model with answered examples in its prompt (few-shot)",
+  "sft": "supervised fine-tuning (SFT)",
+  "dpo": f"direct preference optimization (DPO; {_MARKS['dpo']})",
+  "dpo_from_base": f"direct preference optimization without SFT (DPO from base; {_MARKS['dpo']})",
+  "orpo": f"odds ratio preference optimization (ORPO; {_MARKS['orpo']})",
+  "simpo": f"simple preference optimization (SimPO; {_MARKS['simpo']})",
+  "kto": f"Kahneman-Tversky optimization (KTO; {_MARKS['kto']})",
+}
+_UNITS = {"sft": "examples", "kto": "judged answers"}  # of a step; else pairs
 
 
 def write(study: Mapping[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> tuple[list[str], list[str]]:
@@ -56,14 +74,9 @@ def write(study: Mapping[str, Any], runs: Sequence[Mapping[str, Any]] = ()) -> t
 def _design(study, runs) -> Iterator[str]:
   protocol = study.get("protocol", {})
   methods = protocol.get("methods", [])
-  shown = {
-    "base": "the model as it is (base)",
-    "sft": "supervised fine-tuning (SFT)",
-    "dpo": f"direct preference optimization (DPO; {_MARKS['dpo']})",
-  }
   model = f" of {protocol['model']}" if protocol.get("model") else ""
   if methods:
-    yield f"We compared {_and([shown.get(name, name) for name in methods])}{model}"
+    yield f"We compared {_and([_METHODS.get(name, name) for name in methods])}{model}"
     yield f"on {_count(len(protocol['tasks']), 'task')}: {_and([t.replace('_', ' ') for t in protocol['tasks']])}."
   for task, counts in protocol.get("rows", {}).items():
     rows = ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "validation", "test"))
@@ -93,14 +106,15 @@ def _design(study, runs) -> Iterator[str]:
 
 def _training(study, runs) -> Iterator[str]:
   protocol = study.get("protocol", {})
-  if protocol.get("dpo") and "dpo" in protocol.get("methods", []):
-    yield f"DPO {protocol['dpo']}."
+  for method, start in protocol.get("starts", {}).items():
+    if method != "sft":
+      yield f"{names.method(method)} {start}."
   for method in dict.fromkeys(run["method"] for run in runs):
     own = [run for run in runs if run["method"] == method and "config" in run]
     if own:
-      unit = "pairs" if method == "dpo" else "examples"
-      beta = f", beta {_span(own, 'preference.beta')}" if method == "dpo" else ""
-      losses = sorted({_get(run, "preference.loss") for run in own} - {None, "sigmoid"}) if method == "dpo" else []
+      unit = _UNITS.get(method, "pairs")
+      beta = f", beta {_span(own, 'preference.beta')}" if method != "sft" else ""
+      losses = sorted({_get(run, "preference.loss") for run in own} - {None, "sigmoid", method}) if beta else []
       loss = f", with the loss {_and(losses)}" if losses else ""
       yield (
         f"{names.method(method)} took {_numbers({len(run['steps']) for run in own})} steps of "
@@ -119,6 +133,9 @@ def _training(study, runs) -> Iterator[str]:
     yield f"Every training ran with {'seeds' if len(seeds) > 1 else 'one seed,'} {_and(seeds)}."
   if protocol.get("selection"):
     yield f"Hyperparameters: {protocol['selection']}."
+  budget = protocol.get("budget", {})
+  if budget.get("spent"):
+    yield f"Tuning budgets of the methods were {'equal' if budget['equal'] else 'not equal'}, in {budget['unit']}."
 
 
 def _statistics(study, runs) -> Iterator[str]:

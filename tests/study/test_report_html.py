@@ -36,7 +36,7 @@ PROTOCOL = {
   **{"model": "a/model", "methods": ["base", "sft", "dpo"], "tasks": ["triage"], "seeds": [0], "margin": 0.05},
   **{
     "rows": {"triage": {"train": 48, "validation": 10, "test": 150}},
-    "dpo": "starts from the chosen SFT run",
+    "starts": {"sft": "starts from the model", "dpo": "starts from the chosen SFT run"},
     "resamples": 2000,
   },
 }
@@ -273,6 +273,14 @@ def test_methods_name_what_was_done_and_cite_it(tmp_path):
   assert "Holm S. A simple" in page and "with Holm's adjustment over all 3 comparisons (Holm 1979)" in page
   changed["comparisons"][0]["test"] = "mcnemar_exact"
   assert "McNemar Q. Note" in words(written(tmp_path, changed, CURVES))
+
+
+def test_methods_beyond_the_three_are_named_with_their_sources(tmp_path):
+  methods = ["base", "few_shot", "sft", "orpo", "kto"]
+  curves = [{**CURVES[1], "method": "kto"}]
+  page = words(written(tmp_path, study(protocol={**PROTOCOL, "methods": methods}), curves))
+  assert "odds ratio preference optimization (ORPO; Hong et al. 2024)" in page and "Hong J, Lee N" in page
+  assert "KTO took 12 steps of 4 judged answers" in page and "Meng Y" not in page
 
 
 def test_limits_come_from_the_study(tmp_path):
