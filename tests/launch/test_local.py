@@ -108,7 +108,7 @@ def test_a_second_signal_does_not_wait():
 
 
 def test_the_command_line_runs_medjax(stage):
-  result = stage.launch("local.py", "--processes=2", "--", "tasks")
+  result = stage.launch("local.py", "--processes=2", "--", "train", "--help")
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert sum(line.startswith("[0] ") for line in lines) == sum(line.startswith("[1] ") for line in lines) > 3

@@ -155,7 +155,7 @@ def test_prompt_answer_and_registration():
   assert TASK.completion({"sodium": "low", "transaminases": "markedly raised"}) == "low, markedly raised"
   assert len({TASK.completion(labels) for labels in TASK.answers()}) == 9
   wrong = Row("panel-1", "patient-1", {"panel": "x"}, {"sodium": "low", "transaminases": "high"})
-  with pytest.raises(UserError, match="row panel-1: transaminases is 'high', not one of normal, raised"):
+  with pytest.raises(UserError, match="row panel-1: transaminases is not one of normal, raised"):
     TASK.check(wrong)
 
 

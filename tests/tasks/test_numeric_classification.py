@@ -100,7 +100,7 @@ def test_rejections_are_the_other_two_labels():
 
 def test_planted_label_is_refused():
   row = dataclasses.replace(ROWS["train"][0], labels={"thyroid": "euthyroid"})
-  with pytest.raises(UserError, match="thyroid is 'euthyroid', not one of hypothyroid"):
+  with pytest.raises(UserError, match="thyroid is not one of hypothyroid"):
     TASK.check(row)
 
 
