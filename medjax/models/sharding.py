@@ -64,12 +64,12 @@ def _spec(shape: tuple[int, ...], letters: str, axes: dict[str, Any], mesh: Any)
   return P(*map(divided, shape, letters))
 
 
-def _constrain(x: Array, letters: str, axes: dict[str, Any]) -> jax.Array:
+def _constrain(x: Array, letters: str, axes: dict[str, Any]) -> Array:
   mesh = jax.sharding.get_abstract_mesh()
   return x if mesh.empty else jax.lax.with_sharding_constraint(x, _spec(x.shape, letters, axes, mesh))
 
 
-def constrain(x: Array, letters: str) -> jax.Array:
+def constrain(x: Array, letters: str) -> Array:
   """Constrains an activation on the mesh in use, one letter a dimension (`"BTD"`); the identity outside a mesh.
 
   A dimension that its axes do not divide stays whole: the one token of a decoding step, for `sequence`.
