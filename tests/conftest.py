@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny programs take longer to compile than to run: without LLVM's optimizations they compile in a tenth of the time.
 FLAGS = (
@@ -14,3 +16,15 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).st
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # shapes are made to fit where it is meant, never by accident
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(autouse=True)
+def of_the_process(monkeypatch):
+  """A verb that a test runs in its own process leaves the process's compilation cache and loggers as they are.
+
+  Programs that come from the cache are not compiled, so tests that read what the compiler wrote would find nothing.
+  """
+  from medjax import runtime
+
+  monkeypatch.setattr(runtime, "keep_compiled_programs", lambda: None)
+  monkeypatch.setattr(runtime, "quiet", lambda: None)

@@ -21,9 +21,6 @@ from medjax.study.subgroups import Column
 @pytest.fixture
 def replace(monkeypatch):
   """Puts functions in the place of a module that a verb imports."""
-  # The compilation cache and the loggers belong to the test process, not to one test.
-  monkeypatch.setattr(main.runtime, "keep_compiled_programs", lambda: None)
-  monkeypatch.setattr(main.runtime, "quiet", lambda: None)
   return lambda module, **functions: monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**functions))
 
 

@@ -61,8 +61,6 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
   monkeypatch.setitem(tasks.task._TASKS, "handover", TASK)
-  monkeypatch.setattr(main.runtime, "keep_compiled_programs", lambda: None)
-  monkeypatch.setattr(main.runtime, "quiet", lambda: None)
   with jax.default_matmul_precision("highest"):
     yield
 
