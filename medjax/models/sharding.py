@@ -77,6 +77,11 @@ def constrain(x: Array, letters: str) -> Array:
   return _constrain(x, letters, _ACTIVATION_AXES)
 
 
+def activation_spec(x: Array, letters: str) -> P:
+  """Where `constrain` puts an activation on the mesh in use."""
+  return _spec(x.shape, letters, _ACTIVATION_AXES, jax.sharding.get_abstract_mesh())
+
+
 def gather(weight: jax.Array, letters: str, dtype: Any) -> jax.Array:
   """A weight where it is used: cast to the compute dtype while at home, and only then gathered over `fsdp`."""
   return _constrain(send_home(weight.astype(dtype), letters), letters, _USE_AXES)

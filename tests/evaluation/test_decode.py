@@ -1,5 +1,7 @@
 """Generation with a cache against repeated full forwards; sampling against the distribution it draws from."""
 
+import collections
+import dataclasses
 import functools
 
 import jax
@@ -83,9 +85,11 @@ def test_a_prompt_that_is_there_several_times_is_read_once(axes):
     with jax.set_mesh(mesh.make_mesh(axes or {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 1})):
       got = generate(packed.CONFIG, copies, 9, batch_size=8)
   assert got == [answer for answer in alone for _ in range(3)]
-  made = decode._packed([[1] * 30] * 3 + [[2] * 33] * 3, 6, 64, 63)
+  held = [None] * 6
+  twins, waiting = [[1] * 33] * 3 + [[2] * 30] * 4, collections.deque(range(7))
+  made = decode._packed(twins, waiting, held, 1, 64, 9)
   assert made.tokens_RP.shape == (1, 64) and np.count_nonzero(made.tokens_RP) == 63
-  assert made.start_B.tolist() == [0, 0, 0, 30, 30, 30]
+  assert made.start_B.tolist() == [0, 0, 0, 33, 33, 33] and held == [0, 1, 2, 3, 4, 5] and list(waiting) == [6]
 
 
 def test_ends_before_eos():
@@ -99,6 +103,70 @@ def test_ends_before_eos():
   assert generate(packed.CONFIG, prompts(), 16, eos=tuple(ends)) == wanted
 
 
+def steps_of(monkeypatch):
+  """Steps of each call of the loop on the devices, as they are taken."""
+  taken, real = [], decode._decode
+
+  def counting(graph, params, slots, *arguments, **settings):
+    before = int(slots.step)
+    slots = real(graph, params, slots, *arguments, **settings)
+    taken.append(int(slots.step) - before)
+    return slots
+
+  monkeypatch.setattr(decode, "_decode", counting)
+  return taken
+
+
+def test_slots_are_refilled_before_the_longest_answer_has_ended(monkeypatch):
+  """Eight slots and sixty answers, most short and some as long as they may be; the columns are written several times."""
+  draw = np.random.default_rng(0)
+  texts = [draw.integers(0, 64, length).tolist() for length in draw.integers(1, 30, 60)]
+  taken = steps_of(monkeypatch)
+  with jax.default_matmul_precision("highest"):
+    free = generate(packed.CONFIG, texts, 32, batch_size=60)
+    ends = (3, 9, 27, 41)
+    wanted = [row[: next((place for place, token in enumerate(row) if token in ends), 32)] for row in free]
+    taken.clear()
+    assert generate(packed.CONFIG, texts, 32, eos=ends, batch_size=8) == wanted
+  lengths = [min(len(row) + 1, 32) for row in wanted]
+  order = sorted(range(60), key=lambda index: -len(texts[index]))
+  waiting = sum(max(lengths[index] for index in order[start : start + 8]) for start in range(0, 60, 8))
+  assert sum(taken) < 0.8 * waiting, "batches that wait for their longest answer"
+  assert sum(taken) < sum(lengths) / 8 + 1.5 * 32, "no more than slots that are never free, but for the end"
+  assert sum(taken) > 3 * 32 and min(lengths) == 1
+
+
+def test_prompts_of_like_length_share_programs():
+  """Thirty long and thirty short prompts: two sizes of slots; refills have one of two sizes for each."""
+  draw = np.random.default_rng(1)
+  texts = [
+    draw.integers(0, 64, length).tolist() for length in [*draw.integers(180, 200, 30), *draw.integers(1, 30, 30)]
+  ]
+  config = dataclasses.replace(packed.CONFIG, max_positions=256)
+  decode._fill.clear_cache(), decode._decode.clear_cache()
+  with jax.default_matmul_precision("highest"):
+    got = generate(config, texts, 7, eos=(3, 9), batch_size=8)
+    sizes = decode._fill._cache_size(), decode._decode._cache_size()
+    assert got[:30] == generate(config, texts[:30], 7, eos=(3, 9), batch_size=30)
+    assert got[30:] == generate(config, texts[30:], 7, eos=(3, 9), batch_size=1)
+  assert sizes[0] <= 4 and sizes[1] == 2
+
+
+def test_an_answer_ends_where_it_is_said_to(monkeypatch):
+  """Ends that no token tells: the second time that a token is below 8; looked for between steps, and not run past."""
+
+  def end_of(tokens):
+    places = [place for place, token in enumerate(tokens) if token < 8]
+    return places[1] if len(places) > 1 else None
+
+  with jax.default_matmul_precision("highest"):
+    free = generate(packed.CONFIG, prompts(), 31)
+    taken = steps_of(monkeypatch)
+    got = generate(packed.CONFIG, prompts(), 31, batch_size=2, end_of=end_of)
+  assert got == [row[: end_of(row)] for row in free]
+  assert len(set(map(len, got))) > 3 and max(taken) <= decode._STEPS_BETWEEN_LOOKS
+
+
 def test_fewer_tokens_are_a_prefix_of_more():
   long = generate(packed.CONFIG, prompts(), 16)
   assert generate(packed.CONFIG, prompts(), 3) == [row[:3] for row in long]
@@ -106,7 +174,7 @@ def test_fewer_tokens_are_a_prefix_of_more():
 
 def frequencies(logits_V, temperature, top_p, draws=20000):
   logits_BV = jnp.tile(jnp.asarray(logits_V, jnp.float32), (draws, 1))
-  drawn_B = jax.jit(decode.sample)(jax.random.key(0), logits_BV, temperature, top_p)
+  drawn_B = jax.jit(decode.sample)(jax.random.split(jax.random.key(0), draws), logits_BV, temperature, top_p)
   return np.bincount(np.asarray(drawn_B), minlength=len(logits_V)) / draws
 
 
@@ -152,6 +220,26 @@ def test_sampled_answers_depend_on_the_seed_alone():
   assert generate(packed.CONFIG, prompts(), 8, temperature=1e-4) == generate(packed.CONFIG, prompts(), 8)
   twins = generate(packed.CONFIG, [prompts()[0]] * 4, 8, temperature=2.0)
   assert len(set(map(tuple, twins))) > 1, "rows of a batch are drawn independently"
+
+
+@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}])
+def test_what_is_drawn_depends_on_seed_and_name_alone(axes):
+  """Not on order, slots, what else is there, or devices."""
+  names = [(7 * index, index % 2) for index in range(len(LENGTHS))]
+  options = {"temperature": 1.5, "top_p": 0.9, "eos": (3, 9)}
+  order = [3, 0, 6, 2, 5, 1]
+  with jax.default_matmul_precision("highest"):
+    alone = [
+      generate(packed.CONFIG, [prompt], 12, names=[name], **options)[0]
+      for prompt, name in zip(prompts(), names, strict=True)
+    ]
+    with jax.set_mesh(mesh.make_mesh(axes or {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 1})):
+      for batch_size in (1, 3):
+        texts = [prompts()[index] for index in order]
+        got = generate(packed.CONFIG, texts, 12, names=[names[i] for i in order], batch_size=batch_size, **options)
+        assert got == [alone[index] for index in order]
+  twins = generate(packed.CONFIG, [prompts()[0]] * 3, 12, names=[(0, 0), (0, 1), (1, 0)], **options)
+  assert twins[0] == alone[0] and len(set(map(tuple, twins))) == 3
 
 
 def test_each_step_draws_anew():
