@@ -16,6 +16,7 @@ from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
 from medjax.errors import UserError
 from medjax.evaluation import decode
+from medjax.evaluation.stops import check_stop, cut_at_stop, end_at_stop
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Decoder, Params, bind, build, head_matrix
 from medjax.models.layers import soft_capped
@@ -92,6 +93,7 @@ class Model:
     chat: bool = False,
     batch_size: int = 16,
     advance=lambda prompts: None,
+    stop: Sequence[str] = (),
   ) -> list[str] | list[list[int]]:
     """Completions, the prompt not included: texts for texts or messages, ids for ids.
 
@@ -100,15 +102,17 @@ class Model:
       max_new_tokens: most tokens to add; a completion ends before EOS.
       temperature: 0 takes the most likely token.
       top_p: nucleus to sample from.
-      seed: of the sampling.
+      seed: of the sampling; what is drawn depends on it and on the prompt's place in the list, not on other prompts.
       chat: put each text into the model's chat template as a user's message.
       batch_size: prompts decoded at once.
       advance: told how many prompts have just been done, for progress bars.
+      stop: texts that end a completion. A text is cut before the first of them, ids after the one that completes it.
 
     Raises:
-      UserError: an empty prompt, or one that leaves no room in the context.
+      UserError: an empty prompt or stop string, or a prompt that leaves no room in the context.
     """
     _refuse_one_text(prompts)
+    check_stop(stop)
     if len(prompts) == 0:
       return []
     empty = next((index for index, prompt in enumerate(prompts) if len(prompt) == 0), None)
@@ -123,8 +127,11 @@ class Model:
     answers = decode.generate(
       *(self.graph, self.params, self.config, self.dtype, ids, self.eos, max_new_tokens),
       *(temperature, top_p, seed, batch_size, advance),
+      end_of=end_at_stop(self.tokenizer, stop),
     )
-    return answers if as_ids else self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    if as_ids:
+      return answers
+    return [cut_at_stop(text, stop) for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
   def logp(self, prompts: Sequence, completions: Sequence, add_eos: bool = True) -> np.ndarray:
     """float32 [N]: log-probability of each completion given its prompt, in nats, summed over the completion's tokens.

@@ -76,6 +76,20 @@ def test_chat_applies_the_template(model, theirs):
   assert model.generate([TEXTS[1]], 12) != [wanted]
 
 
+def test_stop_strings_end_what_is_generated(model):
+  """Of several tokens each, and none of the first text, which goes on; ids end with the token that completes one."""
+  stop, tokenizer = ["8\x0f", "\x00x"], tiny.tokenizer()
+  free = model.generate(TEXTS, 40)
+  wanted = [text.split(stop[0])[0].split(stop[1])[0] for text in free]
+  assert [len(cut) < len(text) for cut, text in zip(wanted, free, strict=True)] == [False, True, True]
+  assert model.generate(TEXTS, 40, stop=stop) == wanted
+  prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
+  all_ids, ids = model.generate(prompts, 40), model.generate(prompts, 40, stop=stop)
+  assert [longer[: len(each)] for longer, each in zip(all_ids, ids, strict=True)] == ids and ids[0] == all_ids[0]
+  texts = tokenizer.batch_decode(ids[1:], skip_special_tokens=True)
+  assert texts == [wanted[1] + stop[0], wanted[2] + stop[1]]
+
+
 def test_nothing_in_nothing_out(model):
   assert model.generate([], 5) == []
   assert model.logp([], []).shape == (0,)
@@ -152,6 +166,8 @@ def test_a_trained_workdir_loads_by_its_path(model, home, tmp_path):
     (lambda m: m.generate([""], 4), "prompt 0 is empty"),
     (lambda m: m.generate([[], [5, 6]], 4), "prompt 0 is empty"),
     (lambda m: m.generate(["a", []], 4), "prompt 1 is empty"),
+    (lambda m: m.generate(["a"], 4, stop=["b", ""]), "stop holds an empty text"),
+    (lambda m: m.generate(["a"], 4, stop="b"), "stop is one text; give a list"),
     (lambda m: m.generate("one text", 4), "prompts is one text; give a list"),
     (lambda m: m.generate(["x" * 509], 4), "prompt 0 has 509 tokens"),
     (lambda m: m.logp("one", "two"), "prompts is one text; give a list"),

@@ -7,7 +7,7 @@ import re
 from absl import flags
 
 from medjax import processes
-from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, define_checkpoint, define_stop, load_config, run_config, stop_strings
 from medjax.errors import UserError
 
 
@@ -24,11 +24,13 @@ def _define(values: flags.FlagValues) -> None:
     "Let a run of a study be scored on the test rows again with other weights; the study's report lists it.",
     flag_values=values,
   )
+  define_stop(values)
   flags.DEFINE_boolean("json", False, "Print the metrics as JSON.", flag_values=values)
 
 
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
+  stop = stop_strings(values)
   workdir = pathlib.Path(values.workdir)
   config = load_config(arguments, [run_config(values.checkpoint), workdir / "config.json"])
   if not config.task:
@@ -44,7 +46,7 @@ def _run(arguments: Arguments) -> None:
 
     note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look)
   out = workdir / "eval" / name
-  metrics = evaluate(config, values.checkpoint, split, out)
+  metrics = evaluate(config, values.checkpoint, split, out, stop=stop)
   if not processes.is_first():
     return
   if values.json:

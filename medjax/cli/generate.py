@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb
+from medjax.cli.verb import Arguments, Verb, define_stop, stop_strings
 from medjax.errors import UserError
 
 
@@ -33,6 +33,7 @@ def _define(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_integer("seed", 0, "Of the sampling.", lower_bound=0, flag_values=values)
+  define_stop(values)
   flags.DEFINE_boolean("chat", False, "Put text prompts through the chat template.", flag_values=values)
   flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.", flag_values=values)
 
@@ -77,6 +78,7 @@ def _run(arguments: Arguments) -> None:
   values = arguments.flags
   if values.top_p <= 0:
     raise UserError("--top_p is 0: it must be more than 0")
+  stop = stop_strings(values)
   where = "stdin" if values.prompts == "-" else values.prompts
   if where != "stdin" and not pathlib.Path(where).is_file():
     raise UserError(f"--prompts is {where!r}: no such file; give a file, or - for stdin")
@@ -92,6 +94,7 @@ def _run(arguments: Arguments) -> None:
     top_p=values.top_p,
     seed=values.seed,
     chat=values.chat,
+    stop=stop,
   )
   for index, ((id_, _), completion) in enumerate(zip(prompts, completions, strict=True)):
     named = {} if id_ is None else {"id": id_}

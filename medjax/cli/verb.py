@@ -12,7 +12,7 @@ from absl import flags
 
 from medjax.errors import UserError
 
-_KINDS = {"string": "TEXT", "int": "N", "float": "X"}
+_KINDS = {"string": "TEXT", "multi string": "TEXT", "int": "N", "float": "X"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,25 @@ def define_checkpoint(values: flags.FlagValues) -> None:
     required=True,
     flag_values=values,
   )
+
+
+def define_stop(values: flags.FlagValues) -> None:
+  """Adds `--stop`, texts that end what is generated."""
+  flags.DEFINE_multi_string(
+    "stop",
+    None,
+    "Ends what is generated, which is cut before it; may be given several times.",
+    flag_values=values,
+  )
+
+
+def stop_strings(values: flags.FlagValues) -> tuple[str, ...]:
+  """The values of `--stop`; UserError where one is empty."""
+  from medjax.evaluation.stops import check_stop
+
+  stop = tuple(values.stop or ())
+  check_stop(stop, "--stop")
+  return stop
 
 
 def define_flags(verb: Verb) -> flags.FlagValues:

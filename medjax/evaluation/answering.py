@@ -79,7 +79,7 @@ def sample(
 
 
 def for_decoding(config: Any, ready: Answering, task: Task, rows: Sequence[Row]) -> tuple:
-  """The arguments of `generate_rows` and `sample_rows` up to `advance`."""
+  """The arguments of `sample_rows` up to `advance`."""
   described = ready.policy.described
   return (
     ready.graph,

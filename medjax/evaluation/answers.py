@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
+from medjax import files
 from medjax.data.chat import Encoder, LengthReport, Limits, encode_all
 from medjax.data.examples import Row
 from medjax.errors import UserError
 from medjax.evaluation import decode
 from medjax.evaluation.score import Prediction
+from medjax.evaluation.stops import check_stop, cut_at_stop, end_at_stop, has_stop
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Params
 from medjax.models.pretrained import DTYPES
@@ -26,50 +28,25 @@ class Sampling:
   """How answers are drawn: how many to a prompt, and from what.
 
   Attributes:
-    samples: answers to each prompt, which is read once for them.
+    samples: answers to each prompt, which is read once for those that begin together.
     temperature: 0 takes the most likely token.
     top_p: nucleus to sample from, in (0, 1].
-    seed: of the draws; the same seed, rows, batches and devices give the same answers.
+    seed: of the draws; what is drawn depends on it, the row's id and the sample's number, and on no other row.
+    stop: texts that end an answer, which is cut before the first of them.
   """
 
   samples: int = 1
   temperature: float = 0.0
   top_p: float = 1.0
   seed: int = 0
+  stop: tuple[str, ...] = ()
 
 
 class Answer(NamedTuple):
-  """An answer's text, and whether the model ended it (else it was cut at the most tokens it may have)."""
+  """An answer's text, and whether the model or a stop string ended it (else it was cut at its most tokens)."""
 
   text: str
   ended: bool
-
-
-def generate_rows(
-  graph: nnx.GraphDef,
-  params: Params,
-  model: ModelConfig,
-  eos: Sequence[int],
-  dtype: str,
-  task: Task,
-  rows: Sequence[Row],
-  encoder: Encoder,
-  limits: Limits,
-  least_rows: int = 1,
-  shared_by: int = 1,
-  advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[list[Prediction], LengthReport]:
-  """Decodes the answer to every row greedily and reads it as `task.generation` says.
-
-  Args and errors are those of `sample_rows`.
-
-  Returns:
-    A prediction for each row, and how many prompts were cut.
-  """
-  answers, report = sample_rows(
-    graph, params, model, eos, dtype, task, rows, encoder, limits, least_rows, shared_by, advance
-  )
-  return [_read(task, row, text) for row, ((text, _),) in zip(rows, answers, strict=True)], report
 
 
 def sample_rows(
@@ -102,14 +79,15 @@ def sample_rows(
     least_rows: fewest prompts decoded at once, see `decoding_rows`.
     shared_by: devices that share the rows of a batch.
     advance: told how many answers have just been given.
-    sampling: how many answers to a row, and how they are drawn.
+    sampling: how many answers to a row, how they are drawn, and what ends them.
 
   Returns:
-    For each row its answers, and how many prompts were cut.
+    For each row its answers, which `read` reads, and how many prompts were cut.
 
   Raises:
-    UserError: the answer leaves no room for a prompt.
+    UserError: the answer leaves no room for a prompt, or a stop string is empty.
   """
+  check_stop(sampling.stop)
   (probe,) = encoder.segments([("probe", task.prompt(rows[0]), ("a",))])
   new = most_new_tokens(task, rows[0], encoder)
   if limits.max_length and limits.max_length < new + 2:
@@ -123,32 +101,18 @@ def sample_rows(
     raise UserError(f"row {report.dropped[0]} has no room for its prompt; raise data.max_prompt or model.max_length")
   prompts = [group.prompt for group in groups for _ in range(sampling.samples)]
   batch = decoding_rows(model, max(map(len, prompts)) + new, dtype, least_rows, shared_by)
-  batches = -(-len(prompts) // batch)  # of equal size, so that the last one has few empty rows
-  batch = _multiple(-(-len(prompts) // batches), shared_by)
-  left = len(prompts)
-
-  def advance_rows(done: int) -> None:
-    nonlocal left
-    advance(min(done, left))  # the last batch may hold repeated prompts
-    left -= min(done, left)
-
-  filled = prompts + prompts[-1:] * (_multiple(len(prompts), shared_by) - len(prompts))
+  rows_of = [int(files.fingerprint(row.id)[:8], 16) for row in rows]
   ids = decode.generate(
-    graph,
-    params,
-    model,
-    dtype,
-    filled,
-    tuple(dict.fromkeys((*eos, probe.completions[0][-1]))),
-    new,
-    sampling.temperature,
-    sampling.top_p,
-    sampling.seed,
-    batch_size=batch,
-    advance=advance_rows,
-  )[: len(prompts)]
+    *(graph, params, model, dtype, prompts, tuple(dict.fromkeys((*eos, probe.completions[0][-1]))), new),
+    *(sampling.temperature, sampling.top_p, sampling.seed, batch, advance),
+    names=[(row, number) for row in rows_of for number in range(sampling.samples)],
+    end_of=end_at_stop(encoder.tokenizer, sampling.stop),
+  )
   texts = encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)
-  answers = [Answer(text, len(tokens) < new) for text, tokens in zip(texts, ids, strict=True)]
+  answers = [
+    Answer(cut_at_stop(text, sampling.stop), len(tokens) < new or has_stop(text, sampling.stop))
+    for text, tokens in zip(texts, ids, strict=True)
+  ]
   return [answers[first : first + sampling.samples] for first in range(0, len(answers), sampling.samples)], report
 
 
@@ -181,7 +145,8 @@ def _multiple(size: int, of: int) -> int:
   return of * -(-size // of)
 
 
-def _read(task: Task, row: Row, text: str) -> Prediction:
+def read(task: Task, row: Row, text: str) -> Prediction:
+  """What `task.generation` finds in an answer to a row; a target that is not found, or empty, is None."""
   found = task.generation.read(text, row.fields)
   values = {
     name: (found.get(name) or None) if isinstance(target, TextTarget) else found.get(name)

@@ -14,10 +14,11 @@ from medjax.data.examples import Row
 from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
 from medjax.evaluation.answering import answering, for_decoding
-from medjax.evaluation.answers import generate_rows
+from medjax.evaluation.answers import Sampling, read, sample_rows
 from medjax.evaluation.decide import as_text, chosen_weights, decide
 from medjax.evaluation.metrics import check_primary, score_texts, summarize, summarize_separate, summarize_texts
 from medjax.evaluation.score import Prediction, predict_rows
+from medjax.evaluation.stops import check_stop
 from medjax.models.pretrained import Description
 from medjax.tasks.task import Target, Task, TextTarget
 from medjax.training import mesh
@@ -33,6 +34,7 @@ def evaluate(
   out: pathlib.Path,
   model: Description | None = None,
   task: Task | None = None,
+  stop: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Evaluates a split of `config.task`: by label likelihood, or by generation where the task says so.
 
@@ -44,6 +46,7 @@ def evaluate(
       `scores`) and `metrics.json`; of several processes the first writes.
     model: a model that is loaded already, used where it is what `checkpoint` names or is built on.
     task: the config's task with changes, such as `shots` in its prompts; None for the task as it is.
+    stop: texts that end a generated answer, which is cut before the first of them; `metrics.json` tells them.
 
   Returns:
     What `metrics.json` holds.
@@ -53,6 +56,9 @@ def evaluate(
   """
   task = task or tasks.of(config)
   _check(task)
+  check_stop(stop)
+  if stop and task.generation is None:
+    raise UserError(f"stop is for generated answers, and those of task {task.name} are scored; leave it out")
   rows = task_rows(config, task).get(split, [])
   if not rows:
     raise UserError(f"task {task.name} has no {split} rows; give data with that split, or another --split")
@@ -60,7 +66,8 @@ def evaluate(
     if isinstance(target, TextTarget):  # what cannot be scored is found before the model runs
       score_texts(task, name, rows, [None] * len(rows))
   choosing = _rows_to_choose_on(config, task)
-  predictions, lengths = _predictions(config, task, [*choosing, *rows], checkpoint, f"eval {task.name} {split}", model)
+  title = f"eval {task.name} {split}"
+  predictions, lengths = _predictions(config, task, [*choosing, *rows], checkpoint, title, model, stop)
   predictions, decisions = _decided(task, choosing, predictions)
   metrics = {
     "schema_version": SCHEMA_VERSION,
@@ -69,6 +76,7 @@ def evaluate(
     "checkpoint": checkpoint,
     "n": len(rows),
     "prompts_cut": len(lengths.cut),
+    **({"stop": list(stop)} if stop else {}),
     "data": items.fingerprint(rows),
     **({"decisions": decisions} if decisions else {}),
     "targets": {},
@@ -166,12 +174,19 @@ def _matrix(predictions: Sequence[Prediction], name: str, target: Target) -> np.
 
 
 def _predictions(
-  config, task: Task, rows: Sequence[Row], checkpoint: str, title: str, model: Description | None = None
+  config,
+  task: Task,
+  rows: Sequence[Row],
+  checkpoint: str,
+  title: str,
+  model: Description | None = None,
+  stop: Sequence[str] = (),
 ) -> tuple[list[Prediction], chat.LengthReport]:
   decodes = task.generation is not None
   with answering(config, checkpoint, decodes, model) as ready, progress(len(rows), title) as bar:
     if decodes:
-      return generate_rows(*for_decoding(config, ready, task, rows), bar.update)
+      answers, lengths = sample_rows(*for_decoding(config, ready, task, rows), bar.update, Sampling(stop=tuple(stop)))
+      return [read(task, row, answer.text) for row, (answer,) in zip(rows, answers, strict=True)], lengths
     return predict_rows(
       ready.graph,
       ready.policy.params,

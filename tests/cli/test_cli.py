@@ -62,6 +62,8 @@ def errors(capsys):
     (["generate", "--prompts=-", "--max_new_tokens=0"], "--max_new_tokens is '0'"),
     (["generate", "--prompts=-", "--temperature=hot"], "--temperature is 'hot': it must be a number"),
     (["generate", "--prompts=-", "--top_p=0"], "--top_p is 0: it must be more than 0"),
+    (["generate", "--prompts=-", "--stop="], "--stop holds an empty text"),
+    (["eval", "--checkpoint=c", "--workdir=w", "--stop=a", "--stop="], "--stop holds an empty text"),
     (["eval", "--checkpoint=c", "--workdir=w", "--split=dev"], "--split is 'dev'"),
     (["eval", "--checkpoint=c", "--workdir=w"], "config.task is empty; name the task"),
     (["eval", "--checkpoint=c", "--workdir=w", "--config.task=triage", "--name=a/b"], "--name is 'a/b'"),
@@ -122,8 +124,8 @@ def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, re
   (tmp_path / "config.json").write_text(json.dumps(saved))
   seen = []
 
-  def evaluate(config, checkpoint, split, out):
-    seen.append((config.seed, checkpoint, split, out))
+  def evaluate(config, checkpoint, split, out, stop):
+    seen.append((config.seed, checkpoint, split, out, stop))
     return {"urgency": {"accuracy": 0.5, "n": 4}}
 
   replace("medjax.evaluation.evaluate", evaluate=evaluate)
@@ -131,13 +133,13 @@ def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, re
   assert main.main(argv) == 0
   text = capsys.readouterr().out
   assert re.search(r"urgency.accuracy +0.5000\n", text) and str(tmp_path / "eval/validation/metrics.json") in text
-  assert main.main([*argv, "--json", "--split=test", "--name=final"]) == 0
+  assert main.main([*argv, "--json", "--split=test", "--name=final", "--stop=\n", "--stop=So, then"]) == 0
   assert json.loads(capsys.readouterr().out) == {"urgency": {"accuracy": 0.5, "n": 4}}
   assert main.main(["eval", "--checkpoint=embedded:m", f"--workdir={tmp_path}"]) == 0
   assert seen == [
-    (6, str(tmp_path), "validation", tmp_path / "eval" / "validation"),
-    (6, str(tmp_path), "test", tmp_path / "eval" / "final"),
-    (5, "embedded:m", "validation", tmp_path / "eval" / "embedded-m-validation"),
+    (6, str(tmp_path), "validation", tmp_path / "eval" / "validation", ()),
+    (6, str(tmp_path), "test", tmp_path / "eval" / "final", ("\n", "So, then")),
+    (5, "embedded:m", "validation", tmp_path / "eval" / "embedded-m-validation", ()),
   ]
 
 
@@ -202,8 +204,10 @@ def test_generate_prints_a_json_line_for_each_prompt(tmp_path, replace, capsys, 
   assert capsys.readouterr().out == (
     '{"prompt_index": 0, "completion": "première"}\n{"prompt_index": 1, "id": 9, "completion": "zweite"}\n'
   )
-  options = {"temperature": 0.7, "top_p": 1.0, "seed": 0, "chat": True}
+  options = {"temperature": 0.7, "top_p": 1.0, "seed": 0, "chat": True, "stop": ()}
   assert asked == [(["plain text", "two"], 5, options)]
+  assert main.main(["generate", f"--prompts={file}", "--top_p=0.9", "--stop=a,b", "--stop= c"]) == 0
+  assert asked[1][2] == {"temperature": 0.0, "top_p": 0.9, "seed": 0, "chat": False, "stop": ("a,b", " c")}
 
 
 @pytest.mark.parametrize(

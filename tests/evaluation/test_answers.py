@@ -14,7 +14,8 @@ from medjax import config as schema
 from medjax import tasks
 from medjax.data.examples import Row
 from medjax.errors import UserError
-from medjax.evaluation.answers import decoding_rows
+from medjax.evaluation.answering import sample
+from medjax.evaluation.answers import Sampling, decoding_rows
 from medjax.evaluation.evaluate import evaluate, predict
 from medjax.models.families import PRESETS
 from medjax.tasks.task import Facts, Generation, Target, Task, TextTarget
@@ -109,6 +110,37 @@ def test_evaluation_by_generation(model, tmp_path):
     assert gist[name] == pytest.approx(np.mean([line["scores"]["gist"][name] for line in lines]))
 
 
+def test_answers_are_cut_at_stop_strings_before_they_are_read(model, tmp_path):
+  evaluate(config_of(model), str(model), "test", tmp_path / "free")
+  free = [line["text"] for line in jsonl(tmp_path / "free" / "predictions.jsonl")]
+  stop = free[4][5:7]
+  metrics = evaluate(config_of(model), str(model), "test", tmp_path / "cut", stop=[stop])
+  assert metrics["stop"] == [stop]
+  lines = jsonl(tmp_path / "cut" / "predictions.jsonl")
+  assert [line["text"] for line in lines] == [text.split(stop)[0] for text in free]
+  assert lines[4]["prediction"]["gist"] == lines[4]["text"] == free[4][:5]
+
+
+def test_samples_depend_on_seed_row_and_number_alone(model):
+  """Not on the order of rows, on how many are decoded at once, nor on how many samples there are."""
+
+  def drawn(rows, samples, batch, seed=3, stop=()):
+    config = config_of(model, **{"evaluation.batch_size": batch})
+    sampling = Sampling(samples, 1.0, 0.9, seed, stop)
+    found, _, _ = sample(config, str(model), TASK, rows, sampling, "test")
+    return {row.id: of_row for row, of_row in zip(rows, found, strict=True)}
+
+  three = drawn(ROWS, 3, 2)
+  two = drawn(ROWS[::-1], 2, 40)
+  assert two == {id_: answers[:2] for id_, answers in three.items()}
+  assert drawn(ROWS[5:6], 1, 2) == {ROWS[5].id: three[ROWS[5].id][:1]}
+  assert len({answer.text for of_row in three.values() for answer in of_row}) > 36
+  assert drawn(ROWS, 1, 2, seed=4) != drawn(ROWS, 1, 2)
+  assert not any(answer.ended for answer in three["case-1"]), "or the next line says nothing"
+  ((text, ended),) = drawn(ROWS[1:2], 1, 2, stop=(three["case-1"][0].text[4:6],))["case-1"]
+  assert text == three["case-1"][0].text[:4] and ended, "a stop string ends an answer"
+
+
 @pytest.mark.parametrize(
   "axes", [{"fsdp": 1, "data": 8}, {"fsdp": 2, "tensor": 2, "sequence": 2}, {"fsdp": -1, "sequence": 4}]
 )
@@ -161,6 +193,10 @@ def test_what_cannot_be_judged_is_refused_before_the_model_runs(tmp_path, monkey
       evaluate(config_of("no-model"), "no-model", "test", tmp_path)
     return str(caught.value)
 
+  scored = {"level": TASK.targets["level"]}
+  monkeypatch.setitem(tasks.task._TASKS, "handover", dataclasses.replace(TASK, targets=scored, generation=None))
+  with pytest.raises(UserError, match="stop is for generated answers, and those of task handover are scored"):
+    evaluate(config_of("no-model"), "no-model", "test", tmp_path, stop=["."])
   assert "gist is a text, and the task has no `generation`" in refused(generation=None)
   described = dataclasses.replace(TASK.targets["gist"], primary="length_ratio")
   assert "'length_ratio' cannot be the primary one" in refused(targets={"gist": described})

@@ -118,7 +118,7 @@ def steps_of(monkeypatch):
 
 
 def test_slots_are_refilled_before_the_longest_answer_has_ended(monkeypatch):
-  """Eight slots and sixty answers, most short and some as long as they may be; the columns are written several times."""
+  """Eight slots and sixty answers, most short and some as long as may be; the columns are written several times."""
   draw = np.random.default_rng(0)
   texts = [draw.integers(0, 64, length).tolist() for length in draw.integers(1, 30, 60)]
   taken = steps_of(monkeypatch)
