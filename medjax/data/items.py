@@ -35,12 +35,15 @@ _UNSAID = (("weight", 1.0), ("more", ()))
 _JUDGEMENTS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None) -> dict[str, list]:
+def training_items(
+  config: ml_collections.ConfigDict, task: "Task | None" = None, rows: Mapping[str, list[Row]] | None = None
+) -> dict[str, list]:
   """What a stage of training reads: for `sft` examples and conversations, for `dpo` pairs, with `kto` judged answers.
 
   Args:
     config: a validated run config.
     task: the task, or None where `data.source` holds prompts and answers.
+    rows: what `task_rows` gives for config and task, where it has been read already.
 
   Returns:
     `train` and `validation` items (validation is empty where the source has no splits and there is no task).
@@ -51,7 +54,7 @@ def training_items(config: ml_collections.ConfigDict, task: "Task | None" = None
   wants_pairs = config.method == "dpo"
   wants_judged = wants_pairs and config.preference.loss == "kto"
   if task is not None and not (wants_pairs and config.preference.pairs == "given"):
-    rows = task_rows(config, task)
+    rows = task_rows(config, task) if rows is None else rows
     if wants_pairs:
       items = {split: task.pairs(rows.get(split, []), config.seed) for split in SPLITS[:2]}
       if config.preference.pairs != "task":

@@ -206,7 +206,7 @@ def sample(keys_B: Array, logits_BV: Float[Array, "B V"], temperature, top_p) ->
     least_B1 = jnp.min(jnp.where(before_BV < top_p, descending_BV, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(scaled_BV >= least_B1, scaled_BV, -jnp.inf)
 
-  # To sort a vocabulary at each step takes longer than a small model does.
+  # Where all of the vocabulary is kept, it is not sorted at each step.
   kept_BV = jax.lax.cond(top_p < 1, nucleus, lambda scaled_BV: scaled_BV, logits_BV / temperature)
   return jax.vmap(jax.random.categorical)(keys_B, kept_BV)
 

@@ -46,7 +46,7 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
   """
   task = tasks.of(config) if config.task else None
   found = labelled_records(config, task) if task else None
-  items_by_split = items.training_items(config, task)
+  items_by_split = items.training_items(config, task, found.splits if task else None)
   described = load_config_and_tokenizer(config.model.path)
   encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
   limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)

@@ -9,6 +9,7 @@ import tiny
 
 from medjax import privacy
 from medjax.cli import main
+from medjax.data import rows as data_rows
 
 SECRET = "Zebedee"
 
@@ -67,6 +68,15 @@ def test_everything_planted_is_told_and_no_text_is(home, tmp_path, capsys):
   for text in (printed.out, printed.err, (tmp_path / "data.json").read_text()):
     assert SECRET not in text
   assert (tmp_path / "data.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_the_rows_are_read_once(home, method, monkeypatch, capsys):
+  """A source may be large, or on a hub."""
+  read, real = [], data_rows.read_records
+  monkeypatch.setattr(data_rows, "read_records", lambda *arguments: read.append(1) or real(*arguments))
+  assert run(home, f"--config.method={method}") == 0
+  assert len(read) == 1
 
 
 def test_a_column_that_tells_the_label_is_warned_of_where_it_is_shown(home, capsys):
