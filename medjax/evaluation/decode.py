@@ -256,10 +256,12 @@ def generate(
   Raises:
     UserError: an empty prompt, a prompt that leaves no room in the model's context, or sampling options out of range.
   """
+  if batch_size < 1:
+    raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
   _check(prompts, config, max_new_tokens, temperature, top_p)
   eos_E, limit, N = np.asarray(eos, np.int32), np.int32(max_new_tokens), _bucket(max_new_tokens)
-  names_N2 = np.array(names or [(index, 0) for index in range(len(prompts))], np.uint32)
-  drawing = Drawing(jax.random.key(seed), names_N2, np.float32(temperature or 1.0), np.float32(top_p))
+  names = names or [(index, 0) for index in range(len(prompts))]
+  key, scaling = jax.random.key(seed), (np.float32(temperature or 1.0), np.float32(top_p))
   answers: list[list[int]] = [[] for _ in prompts]
   devices = _devices()
   for T, members in _pools(prompts, batch_size):
@@ -273,9 +275,10 @@ def generate(
         packed = _packed(prompts, waiting, held, devices, room, max_new_tokens)
         slots = _fill(graph, params, slots, packed, limit, config=config, dtype=dtype)
       known = [index or 0 for index in held]
+      names_B2 = np.array([names[index] for index in known], np.uint32)
       slots = _decode(
         *(graph, params, slots, np.array([len(prompts[index]) for index in known], np.int32)),
-        *(np.array([index is None for index in held]), eos_E, drawing._replace(names_B2=names_N2[known]), limit),
+        *(np.array([index is None for index in held]), eos_E, Drawing(key, names_B2, *scaling), limit),
         *(np.int32(min(quarter, len(waiting)) or B), np.int32(_STEPS_BETWEEN_LOOKS if end_of else N)),
         **dict(config=config, dtype=dtype, greedy=temperature == 0),
       )
@@ -290,6 +293,7 @@ def generate(
           answers[index], held[b] = tokens[:end], None
           done += 1
       advance(done)
+    del slots  # before others are made
   return answers
 
 

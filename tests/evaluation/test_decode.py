@@ -258,6 +258,7 @@ def test_each_step_draws_anew():
     ({"temperature": -1.0}, "temperature must be 0 or more"),
     ({"top_p": 0.0}, "top_p in"),
     ({"top_p": 1.5}, "top_p in"),
+    ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
     ({"count": 0}, "max_new_tokens 1 or more"),
   ],
 )
