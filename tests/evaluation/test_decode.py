@@ -117,17 +117,18 @@ def steps_of(monkeypatch):
   return taken
 
 
-def test_slots_are_refilled_before_the_longest_answer_has_ended(monkeypatch):
+@pytest.mark.parametrize("config", [packed.CONFIG, packed.WINDOW], ids=["full", "window"])
+def test_slots_are_refilled_before_the_longest_answer_has_ended(config, monkeypatch):
   """Eight slots and sixty answers, most short and some as long as may be; the columns are written several times."""
   draw = np.random.default_rng(0)
   texts = [draw.integers(0, 64, length).tolist() for length in draw.integers(1, 30, 60)]
   taken = steps_of(monkeypatch)
   with jax.default_matmul_precision("highest"):
-    free = generate(packed.CONFIG, texts, 32, batch_size=60)
+    free = generate(config, texts, 32, batch_size=60)
     ends = (3, 9, 27, 41)
     wanted = [row[: next((place for place, token in enumerate(row) if token in ends), 32)] for row in free]
     taken.clear()
-    assert generate(packed.CONFIG, texts, 32, eos=ends, batch_size=8) == wanted
+    assert generate(config, texts, 32, eos=ends, batch_size=8) == wanted
   lengths = [min(len(row) + 1, 32) for row in wanted]
   order = sorted(range(60), key=lambda index: -len(texts[index]))
   waiting = sum(max(lengths[index] for index in order[start : start + 8]) for start in range(0, 60, 8))
