@@ -7,17 +7,20 @@ import re
 from absl import flags
 
 from medjax import processes
-from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, define_checkpoint, define_corrections, load_config, run_config
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
   define_checkpoint(values)
+  define_corrections(values)
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
   )
-  flags.DEFINE_string("name", "", "NAME of the results; else made of checkpoint and split.", flag_values=values)
+  flags.DEFINE_string(
+    "name", "", "NAME of the results; else made of checkpoint, split and corrections.", flag_values=values
+  )
   flags.DEFINE_boolean(
     "allow_second_look",
     False,
@@ -34,17 +37,19 @@ def _run(arguments: Arguments) -> None:
   if not config.task:
     raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
   split = values.split or config.evaluation.split
-  name = values.name or _name(values.checkpoint, workdir, split)
+  corrections = [mode for mode in (values.prior, values.calibrate) if mode != "none"]
+  name = values.name or "-".join([_name(values.checkpoint, workdir, split), *corrections])
   if pathlib.Path(name).name != name:
     raise UserError(f"--name is {name!r}: it must be the name of a folder, without /")
   from medjax.evaluation.evaluate import evaluate
+  from medjax.evaluation.options import Options
 
   if split == "test":
     from medjax.study.jobs import note_look
 
-    note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look)
+    note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look, values.prior)
   out = workdir / "eval" / name
-  metrics = evaluate(config, values.checkpoint, split, out)
+  metrics = evaluate(config, values.checkpoint, split, out, options=Options(values.prior, values.calibrate))
   if not processes.is_first():
     return
   if values.json:

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from medjax.errors import UserError
+from medjax.evaluation.options import CALIBRATIONS, PRIORS
 
 _KINDS = {"string": "TEXT", "int": "N", "float": "X"}
 
@@ -63,6 +64,25 @@ def define_checkpoint(values: flags.FlagValues) -> None:
     None,
     "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
     required=True,
+    flag_values=values,
+  )
+
+
+def define_corrections(values: flags.FlagValues) -> None:
+  """Adds `--prior` and `--calibrate`, how label probabilities are corrected (`evaluation.options.Options`)."""
+  flags.DEFINE_enum(
+    "prior",
+    "none",
+    PRIORS,
+    "The label prior that label probabilities are divided by: their mean over these rows, over prompts without "
+    "content, or over validation rows (only for targets that it makes better there).",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "calibrate",
+    "none",
+    CALIBRATIONS,
+    "Sharpen or flatten label probabilities by the temperature of least log-loss on validation rows.",
     flag_values=values,
   )
 
