@@ -2,8 +2,8 @@
 
 A model that has not been trained for a task often prefers one of its labels whatever the text says, by how common the
 label's words are and where they stand in the prompt. Its prior p(y) is estimated, and p(y | x) / p(y), normalised,
-takes the place of p(y | x): batch calibration (Zhou et al. 2024, arXiv 2309.17249, section 4), contextual calibration
-(Zhao et al. 2021, arXiv 2102.09690, section 5, W = diag(p)^-1 and b = 0).
+takes the place of p(y | x): batch calibration (Zhou et al. 2024, arXiv 2309.17249), contextual calibration (Zhao et al.
+2021, arXiv 2102.09690; with its W = diag(p)^-1 and b = 0).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from medjax.evaluation.metrics import get_metric
 from medjax.evaluation.score import Scored
 from medjax.tasks.task import Target, Task
 
-CONTENT_FREE = ("N/A", "[MASK]", "")  # those of Zhao et al. 2021, section 5
+CONTENT_FREE = ("N/A", "[MASK]", "")  # those of Zhao et al. 2021
 _RENDERING = (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
