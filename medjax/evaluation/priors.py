@@ -59,7 +59,11 @@ def correct(
       validated = corrected(validation.matrix(name, target), own_K)
     if mode == "validation":
       references = [row.labels[name] for row in validation.rows]
-      values = [_decided_value(p, references, target) for p in (validation.matrix(name, target), validated)]
+      values = [_decided_value(validation.matrix(name, target), references, target)]
+      if target.decide == "thresholds" and len(target.labels) == 2:
+        values *= 2  # each threshold before stands for one behind, and the search for the best is slow
+      else:
+        values.append(_decided_value(validated, references, target))
       better = values[1] > values[0] if get_metric(target.primary, target).higher_is_better else values[1] < values[0]
       found |= {"used": bool(better), "metric": target.primary, "without": values[0], "with": values[1]}
     record["targets"][name] = found
