@@ -47,7 +47,9 @@ def _run(arguments: Arguments) -> None:
   if split == "test":
     from medjax.study.jobs import note_look
 
-    note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look, values.prior)
+    note_look(
+      config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look, prior=values.prior
+    )
   out = workdir / "eval" / name
   metrics = evaluate(config, values.checkpoint, split, out, options=Options(values.prior, values.calibrate))
   if not processes.is_first():
