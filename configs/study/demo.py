@@ -4,9 +4,9 @@
   medjax study --config=configs/study/demo.py --config.study.tasks=triage --workdir=runs/demo-triage
   medjax study --config=configs/study/demo.py:full --workdir=runs/demo-full
 
-One candidate a method, so validation rows choose nothing here; the test rows are read once. Ends with the table of
-results and leaves study.json, report.md and report.html in the workdir; stop it when you like, the same command goes
-on.
+One candidate a method, so validation rows choose nothing here but whether the base model's label prior is divided out
+(`--prior`); the test rows are read once. Ends with the table of results and leaves study.json, report.md and
+report.html in the workdir; stop it when you like, the same command goes on.
 
 The quick size trains SFT on 80 to 252 examples and DPO on 16 pairs, once each, and tests on 60 rows: about 10 minutes
 for all five tasks. That is enough to see the road work and a first gain over the base model, not to see what either

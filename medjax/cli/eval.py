@@ -7,17 +7,29 @@ import re
 from absl import flags
 
 from medjax import processes
-from medjax.cli.verb import Arguments, Verb, define_checkpoint, define_stop, load_config, run_config, stop_strings
+from medjax.cli.verb import (
+  Arguments,
+  Verb,
+  define_checkpoint,
+  define_corrections,
+  define_stop,
+  load_config,
+  run_config,
+  stop_strings,
+)
 from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
   define_checkpoint(values)
+  define_corrections(values)
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
   )
-  flags.DEFINE_string("name", "", "NAME of the results; else made of checkpoint and split.", flag_values=values)
+  flags.DEFINE_string(
+    "name", "", "NAME of the results; else made of checkpoint, split, corrections and stop.", flag_values=values
+  )
   flags.DEFINE_boolean(
     "allow_second_look",
     False,
@@ -36,17 +48,21 @@ def _run(arguments: Arguments) -> None:
   if not config.task:
     raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
   split = values.split or config.evaluation.split
-  name = values.name or _name(values.checkpoint, workdir, split)
+  corrections = [mode for mode in (values.prior, values.calibrate) if mode != "none"] + (["stop"] if stop else [])
+  name = values.name or "-".join([_name(values.checkpoint, workdir, split), *corrections])
   if pathlib.Path(name).name != name:
     raise UserError(f"--name is {name!r}: it must be the name of a folder, without /")
   from medjax.evaluation.evaluate import evaluate
+  from medjax.evaluation.options import Options
 
   if split == "test":
     from medjax.study.jobs import note_look
 
-    note_look(config, values.checkpoint, run_config(values.checkpoint).parent, values.allow_second_look)
+    run = run_config(values.checkpoint).parent
+    note_look(config, values.checkpoint, run, values.allow_second_look, values.prior, stop)
   out = workdir / "eval" / name
-  metrics = evaluate(config, values.checkpoint, split, out, stop=stop)
+  options = Options(values.prior, values.calibrate)
+  metrics = evaluate(config, values.checkpoint, split, out, options=options, stop=stop)
   if not processes.is_first():
     return
   if values.json:

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from medjax import processes
-from medjax.cli.verb import Arguments, Verb, define_checkpoint, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, define_checkpoint, define_corrections, load_config, run_config
 from medjax.errors import UserError
 
 
@@ -13,6 +13,7 @@ def _define(values: flags.FlagValues) -> None:
   define_checkpoint(values)
   flags.DEFINE_string("input", None, "Rows to predict: .jsonl, .csv or .parquet.", required=True, flag_values=values)
   flags.DEFINE_string("output", None, "Where to write predictions, as .jsonl.", required=True, flag_values=values)
+  define_corrections(values)
 
 
 def _run(arguments: Arguments) -> None:
@@ -23,8 +24,10 @@ def _run(arguments: Arguments) -> None:
   if not pathlib.Path(values.input).is_file():
     raise UserError(f"--input is {values.input!r}: no such file")
   from medjax.evaluation.evaluate import predict
+  from medjax.evaluation.options import Options
 
-  predict(config, values.checkpoint, pathlib.Path(values.input), pathlib.Path(values.output))
+  options = Options(values.prior, values.calibrate)
+  predict(config, values.checkpoint, pathlib.Path(values.input), pathlib.Path(values.output), options)
   if processes.is_first():
     print(values.output)
 

@@ -8,8 +8,9 @@ from typing import Any
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.evaluation.options import PRIORS
 
-_OPTIONS = ("few_shot", "halving", "budget")  # as `study.plan.Options` names them
+_OPTIONS = ("few_shot", "halving", "budget", "prior")  # as `study.plan.Options` names them
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -46,6 +47,14 @@ def _define(values: flags.FlagValues) -> None:
     None,
     "Answered examples in a prompt of the method few_shot; 4 unless set.",
     1,
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "prior",
+    None,
+    PRIORS,
+    "The label prior that probabilities of methods that train nothing are divided by; validation unless set: the mean "
+    "over validation rows, for targets that it makes better there.",
     flag_values=values,
   )
   flags.DEFINE_boolean(

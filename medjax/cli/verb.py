@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from medjax.errors import UserError
+from medjax.evaluation.options import CALIBRATIONS, PRIORS
 
 _KINDS = {"string": "TEXT", "multi string": "TEXT", "int": "N", "float": "X"}
 
@@ -73,6 +74,25 @@ def define_stop(values: flags.FlagValues) -> None:
     "stop",
     None,
     "Ends what is generated, which is cut before it; may be given several times.",
+    flag_values=values,
+  )
+
+
+def define_corrections(values: flags.FlagValues) -> None:
+  """Adds `--prior` and `--calibrate`, how label probabilities are corrected (`evaluation.options.Options`)."""
+  flags.DEFINE_enum(
+    "prior",
+    "none",
+    PRIORS,
+    "The label prior that label probabilities are divided by: their mean over these rows, over prompts without "
+    "content, or over validation rows (only for targets that it makes better there).",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "calibrate",
+    "none",
+    CALIBRATIONS,
+    "Sharpen or flatten label probabilities by the temperature of least log-loss on validation rows.",
     flag_values=values,
   )
 

@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from medjax.data.examples import Row
 from medjax.errors import UserError
+from medjax.evaluation import ranking
 from medjax.evaluation.text_metrics import TEXT_METRICS, score_text, text_metrics
 from medjax.tasks.task import Target, Task, TextTarget
 
@@ -103,15 +104,30 @@ def _accuracy_from_counts(counts, target):
   return _mean_of_cells(counts, np.eye(len(target.labels), len(target.labels) + 1))
 
 
-def _macro_f1(references, predictions, target):
-  truth, predicted = encode(references, predictions, target)
-  return sk.f1_score(truth, predicted, labels=range(len(target.labels)), average="macro", zero_division=0)
+def _f1(average):
+  def function(references, predictions, target):
+    truth, predicted = encode(references, predictions, target)
+    return sk.f1_score(truth, predicted, labels=range(len(target.labels)), average=average, zero_division=0)
+
+  return function
+
+
+def _f1_of_labels(counts):
+  square = counts[..., :-1]
+  return _ratio(2 * np.einsum("...kk->...k", square), counts.sum(-1) + square.sum(-2))
 
 
 def _macro_f1_from_counts(counts, target):
+  return _f1_of_labels(counts).mean(-1)
+
+
+def _micro_f1_from_counts(counts, target):
   square = counts[..., :-1]
-  hits = np.einsum("...kk->...k", square)
-  return _ratio(2 * hits, counts.sum(-1) + square.sum(-2)).mean(-1)
+  return _ratio(2 * np.einsum("...kk->...", square), counts.sum((-2, -1)) + square.sum((-2, -1)))
+
+
+def _weighted_f1_from_counts(counts, target):
+  return (_f1_of_labels(counts) * counts.sum(-1)).sum(-1) / counts.sum((-2, -1))
 
 
 def _mcc(references, predictions, target):
@@ -184,7 +200,9 @@ METRICS: dict[str, Metric] = {
   metric.name: metric
   for metric in (
     Metric("accuracy", _accuracy, _accuracy_from_counts, per_item=True),
-    Metric("macro_f1", _macro_f1, _macro_f1_from_counts),
+    Metric("macro_f1", _f1("macro"), _macro_f1_from_counts),
+    Metric("micro_f1", _f1("micro"), _micro_f1_from_counts),
+    Metric("weighted_f1", _f1("weighted"), _weighted_f1_from_counts),
     Metric("mcc", _mcc, _mcc_from_counts),
     Metric("kappa", _kappa, _kappa_from_counts),
     Metric("under_triage", _under_triage, _under_triage_from_counts, False, per_item=True, ordinal=True),
@@ -287,7 +305,8 @@ def summarize(
   Returns:
     `n`, `unparseable` (their number), each scalar metric by name, `per_class` (label -> precision, recall, f1,
     support), `confusion` (`labels` of the rows, `predicted` of the columns, `matrix`) and, where probabilities are
-    given, `calibration`. The column `unparseable` is there only where it is not empty.
+    given, `calibration` and `ranking` (`ranking.of_labels`). The column `unparseable` is there only where it is not
+    empty.
 
   Raises:
     UserError: see `encode` and `calibration`.
@@ -311,34 +330,44 @@ def summarize(
   }
   if probabilities is not None:
     summary["calibration"] = calibration(references, probabilities, target)
+    summary["ranking"] = ranking.of_labels(truth, probabilities, target.labels)
   return summary
 
 
 def summarize_separate(
-  task: Task, rows: Sequence[Row], predictions: Sequence[Mapping[str, str]]
-) -> dict[str, float | int]:
+  task: Task,
+  rows: Sequence[Row],
+  predictions: Sequence[Mapping[str, str]],
+  probabilities: Mapping[str, np.ndarray] | None = None,
+) -> dict:
   """Metrics of many yes-or-no targets together, by scikit-learn; the last label of each target counts as present.
 
   Args:
     task: its targets are asked for one by one.
     rows: with their labels.
     predictions: target -> label, for each row.
+    probabilities: target -> [n, 2] of its labels; None where answers were generated.
 
   Returns:
-    `n`, `micro_f1`, `macro_f1` (over the targets), `exact_match` (rows with every target right) and `hamming_loss`.
+    `n`, `micro_f1`, `macro_f1` (over the targets), `exact_match` (rows with every target right), `hamming_loss` and,
+    where probabilities are given, `ranking` (`ranking.macro` over the targets).
   """
 
   def present(labels: Mapping[str, str]) -> list[bool]:
     return [labels[name] == target.labels[-1] for name, target in task.targets.items()]
 
   truth, found = (np.array([present(each) for each in of]) for of in ([row.labels for row in rows], predictions))
-  return {
+  together = {
     "n": len(rows),
     "micro_f1": float(sk.f1_score(truth, found, average="micro", zero_division=0)),
     "macro_f1": float(sk.f1_score(truth, found, average="macro", zero_division=0)),
     "exact_match": float(sk.accuracy_score(truth, found)),
     "hamming_loss": float(sk.hamming_loss(truth, found)),
   }
+  if probabilities is not None:
+    scores = np.stack([probabilities[name][:, -1] for name in task.targets], 1)
+    together["ranking"] = ranking.macro(truth, scores, list(task.targets))
+  return together
 
 
 def calibration(

@@ -12,7 +12,7 @@ from medjax.data.examples import Row
 from medjax.errors import UserError
 from medjax.models.decoder import Params
 from medjax.objectives.scoring import score
-from medjax.tasks.task import Task
+from medjax.tasks.task import Target, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,37 @@ class Prediction:
   labels: dict[str, str | None]
   probabilities: dict[str, dict[str, float]] | None = None
   text: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """Rows, and for each a prediction with probabilities."""
+
+  rows: Sequence[Row]
+  predictions: Sequence[Prediction]
+
+  def matrix(self, name: str, target: Target) -> np.ndarray:
+    """[N, K] probabilities of a target's labels."""
+    return np.array([[p.probabilities[name][label] for label in target.labels] for p in self.predictions])
+
+  def replaced(self, name: str, target: Target, probabilities_NK: np.ndarray) -> "Scored":
+    """The same with other probabilities of a target, and the likeliest label of each row."""
+    predictions = [
+      dataclasses.replace(
+        prediction, probabilities={**prediction.probabilities, name: dict(zip(target.labels, values, strict=True))}
+      )
+      for prediction, values in zip(self.predictions, probabilities_NK.tolist(), strict=True)
+    ]
+    likeliest = [target.labels[k] for k in probabilities_NK.argmax(1)]
+    return Scored(self.rows, predictions).relabelled(name, likeliest)
+
+  def relabelled(self, name: str, labels: Sequence[str]) -> "Scored":
+    """The same with other labels of a target."""
+    predictions = [
+      dataclasses.replace(prediction, labels={**prediction.labels, name: label})
+      for prediction, label in zip(self.predictions, labels, strict=True)
+    ]
+    return Scored(self.rows, predictions)
 
 
 def predict_rows(

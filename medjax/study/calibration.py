@@ -1,4 +1,4 @@
-"""How far the probabilities of a run can be believed: reliability by bins, and three scores with intervals."""
+"""How far the probabilities of a run can be believed, and how well they rank: bins, and scores with intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from medjax.evaluation import metrics, statistics
+from medjax.evaluation import metrics, ranking, statistics
 from medjax.tasks.task import Target
 
 BINS = 10
@@ -31,8 +31,9 @@ def reliability(
 
   Returns:
     `n`; `scores`: for `ece`, `brier` and `log_loss` (defined in `metrics.calibration`) the value with the `low` and
-    `high` end of its 95 % interval; `bins` of equal width that hold answers: their ends `from` and `to`, `n`, mean
-    `confidence`, and the share that is `right` with its Wilson interval (Wilson 1927), `low` and `high`.
+    `high` end of its 95 % interval; `ranking`: as `ranking.with_intervals`; `bins` of equal width that hold answers:
+    their ends `from` and `to`, `n`, mean `confidence`, and the share that is `right` with its Wilson interval (Wilson
+    1927), `low` and `high`.
 
   Raises:
     UserError: as `metrics.calibration`.
@@ -54,7 +55,10 @@ def reliability(
       shares = {"confidence": float(confidence_N[inside].mean()), "right": float(right_N[inside].mean())}
       bins.append({**edges, **shares, "low": float(wilson.low), "high": float(wilson.high)})
   scores = {name: {"value": found[name].value, "low": found[name].low, "high": found[name].high} for name in _SPANS}
-  return {"n": len(truth), "scores": scores, "bins": bins}
+  numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
+  group_N = np.array([numbers[group] for group in groups])
+  areas = ranking.with_intervals(truth, probabilities_NK, target.labels, group_N)
+  return {"n": len(truth), "scores": scores, "ranking": areas, "bins": bins}
 
 
 def _sample(values: Mapping[str, float], probabilities_NK, truth, bin_N, groups) -> statistics.Sample:

@@ -6,14 +6,16 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from medjax import files
+from medjax.data.rows import task_rows
 from medjax.errors import RunError
+from medjax.evaluation import options as evaluation
 from medjax.evaluation.answering import answering
 from medjax.evaluation.evaluate import evaluate
 from medjax.methods import METHODS
@@ -146,10 +148,14 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
   run = job.run
   look = looks.Look(run.task, run.seed, run.method, run.candidate, "-".join(answers))
   looks.record(study.workdir, look, study.allow)
-  evaluate(settings, checkpoint, "test", out, study.model, task=task)
+  validation = not METHODS[run.method].trains and bool(task_rows(settings, task)["validation"])
+  prior = study.options.prior_of(run.method, task, validation)
+  evaluate(settings, checkpoint, "test", out, study.model, task, evaluation.Options(prior))
 
 
-def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> None:
+def note_look(
+  config: Any, checkpoint: str, run: pathlib.Path, allow: bool, prior: str = "none", stop: Sequence[str] = ()
+) -> None:
   """Writes into a study's ledger that a run of it is scored on test rows by `medjax eval`; of other runs nothing.
 
   Args:
@@ -157,6 +163,8 @@ def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> N
     checkpoint: what is scored.
     run: the folder of the run that it belongs to.
     allow: as in `looks.record`.
+    prior: that label probabilities are divided by: with another one it is another look.
+    stop: texts at which answers are cut; with others it is another look.
 
   Raises:
     UserError: as `looks.record`.
@@ -165,11 +173,12 @@ def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> N
   if workdir is None:
     return
   with answering(config, checkpoint, False) as ready:
-    weights = weights_fingerprint(ready.policy.params)
+    answers = weights_fingerprint(ready.policy.params) + (f"-prior {prior}" if prior != "none" else "")
+    answers += f"-stop {files.fingerprint(list(stop))}" if stop else ""
   task = json.loads((run / "config.json").read_text(encoding="utf-8"))["task"]
   seed, method, candidate = run.absolute().parts[-3:]
   number = int(candidate.removeprefix("candidate"))
-  look = looks.Look(task, int(seed.removeprefix("seed")), method, number, weights, "eval")
+  look = looks.Look(task, int(seed.removeprefix("seed")), method, number, answers, "eval")
   looks.record(workdir, look, allow)
 
 

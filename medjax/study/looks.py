@@ -66,7 +66,8 @@ def record(workdir: pathlib.Path, look: Look, allow: bool = False) -> None:
     if before and not allow:
       raise UserError(
         f"{workdir / FILE}: the test rows of {look.task} were scored for {look.method}, seed {look.seed}, with other "
-        "weights before; a second look needs --allow_second_look, and the report lists it"
+        "weights before, or another label prior or stop string; a second look needs --allow_second_look, and the "
+        "report lists it"
       )
     values = {**dataclasses.asdict(look), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     values["allowed"] = bool(before)

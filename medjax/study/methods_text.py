@@ -14,6 +14,10 @@ _CITED = {
   "simpo": "Meng Y, Xia M, Chen D. SimPO: simple preference optimization with a reference-free reward. NeurIPS 2024.",
   "kto": "Ethayarajh K, Xu W, Muennighoff N, Jurafsky D, Kiela D. Model alignment as prospect theoretic optimization. "
   "ICML 2024.",
+  "batch": "Zhou H, Wan X, Proleev L, et al. Batch calibration: rethinking calibration for in-context learning and "
+  "prompt engineering. ICLR 2024.",
+  "content_free": "Zhao TZ, Wallace E, Feng S, Klein D, Singh S. Calibrate before use: improving few-shot performance "
+  "of language models. ICML 2021.",
   "score": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am Stat Assoc "
   "1927;22:209-212.",
   "jackknife": "Efron B, Tibshirani RJ. An introduction to the bootstrap. Chapman & Hall, 1993.",
@@ -32,6 +36,8 @@ _MARKS = {
   "orpo": "Hong et al. 2024",
   "simpo": "Meng et al. 2024",
   "kto": "Ethayarajh et al. 2024",
+  "batch": "Zhou et al. 2024",
+  "content_free": "Zhao et al. 2021",
   "score": "Wilson 1927",
   "jackknife": "Efron and Tibshirani 1993",
   "bca": "Efron 1987",
@@ -98,10 +104,29 @@ def _design(study, runs) -> Iterator[str]:
     ways.setdefault(way, []).append(task.replace("_", " "))
   if ways:
     yield f"Answers: {'; '.join(f'{way} ({_and(named)})' for way, named in ways.items())}."
+  yield from _label_prior(protocol.get("label_prior", {}))
   baselines = list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline")))
   if baselines:
     how = protocol.get("baselines", "scored on the same test rows")
     yield f"Baselines without a language model, {how}: {_and(map(names.method, baselines))}."
+
+
+def _label_prior(prior: Mapping[str, Any]) -> Iterator[str]:
+  """One sentence, where a prior was asked for and labels were scored."""
+  used = prior.get("used", [])
+  if not used:
+    return
+  mean, mark = {
+    "batch": ("over the test rows", _MARKS["batch"]),
+    "content_free": ("over prompts without content", _MARKS["content_free"]),
+    "validation": ("over the validation rows", f"after {_MARKS['batch']}"),
+  }[prior["mode"]]
+  count = sum(row["used"] for row in used)
+  where = f", where this made the primary metric better there, in {count} of {len(used)} cases"
+  yield (
+    f"Label probabilities of {_and(map(names.method, prior['methods']))}, which train nothing, were divided by their "
+    f"mean {mean} ({mark}){where if prior['mode'] == 'validation' else ''}."
+  )
 
 
 def _training(study, runs) -> Iterator[str]:

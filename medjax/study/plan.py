@@ -28,11 +28,25 @@ class Options:
     few_shot: answered examples in a prompt of `few_shot`.
     halving: of the candidates of a method one in so many goes on from one rung to the next; 0 trains all to the end.
     budget: training tokens that a method's candidates have together, for a task and seed; 0 as the config says.
+    prior: the label prior of methods that train nothing (`evaluation.options.Options`); others have learnt theirs.
   """
 
   few_shot: int = 4
   halving: int = 0
   budget: int = 0
+  prior: str = "validation"
+
+  def prior_of(self, method: str, task: Task, validation: bool) -> str:
+    """The label prior with which a method is tested.
+
+    Args:
+      method: which.
+      task: whether its labels are scored.
+      validation: whether it has validation rows, without which their prior is not known.
+    """
+    if METHODS[method].trains or task.generation is not None or (self.prior == "validation" and not validation):
+      return "none"
+    return self.prior
 
 
 @dataclasses.dataclass(frozen=True)

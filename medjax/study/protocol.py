@@ -16,6 +16,7 @@ from medjax.study.jobs import SHOTS, Study
 from medjax.study.plan import Group, Key, Run, run_config, rungs, steps_at, task_of
 from medjax.study.schedule import selection_value
 from medjax.study.stages import Stage, failure, validation_folder
+from medjax.tasks.task import Task
 
 EQUAL = 1.1  # budgets whose tokens differ by this factor at most are called equal
 
@@ -60,6 +61,7 @@ def protocol(
       else f"generated greedily, up to {task.generation.max_new_tokens} tokens"
       for name, task in found.items()
     },
+    "label_prior": _label_prior(study, chosen, found),
     "baselines": "fitted on the rows that the first seed's SFT run read, scored on the same test rows, not compared",
     **({"dpo": starts(study, "dpo")} if "dpo" in methods else {}),
     "starts": {name: starts(study, name) for name in methods if METHODS[name].trains},
@@ -194,6 +196,24 @@ def _few_shot(study: Study, chosen: Mapping[Key, Run]) -> list[dict[str, Any]]:
     for run in chosen.values()
     if run.method == "few_shot"
   ]
+
+
+def _label_prior(study: Study, chosen: Mapping[Key, Run], found: Mapping[str, Task]) -> dict[str, Any]:
+  """The prior that label probabilities were divided by, and for which targets of which run."""
+  rows = []
+  for run in chosen.values():
+    if METHODS[run.method].trains or found[run.task].generation is not None or study.options.prior == "none":
+      continue
+    path = study.workdir / run.folder / "eval" / "test" / "metrics.json"
+    targets = json.loads(path.read_text(encoding="utf-8")).get("prior", {}).get("targets")
+    for name in found[run.task].targets:
+      used = {"used": targets[name]["used"]} if targets else {"used": False, "why": "the task has no validation rows"}
+      rows.append({"task": run.task, "target": name, "method": run.method, "seed": run.seed, **used})
+  return {
+    "mode": study.options.prior,
+    "methods": [name for name in study.config.study.methods if not METHODS[name].trains],
+    "used": rows,
+  }
 
 
 def _looks(study: Study, groups: Sequence[Group], chosen: Mapping[Key, Run]) -> list[looks.Look]:

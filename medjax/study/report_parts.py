@@ -28,6 +28,7 @@ TESTS = {
 }
 _EFFECTS = {"cohens_g": "Cohen’s g", "cohens_dz": "Cohen’s d"}
 _SCORES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
+_AREAS = {"auroc": "AUROC", "auprc": "AUPRC"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,15 +135,18 @@ def data_cards(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def calibration(study: Study, several_seeds: bool) -> dict[str, Table]:
-  """Title of a target -> ECE, Brier score and log loss of each run."""
+  """Title of a target -> ECE, Brier score and log loss of each run, and how well its probabilities rank the rows."""
+
+  def shown(of: Mapping[str, Any] | None) -> str:
+    return f"{names.number(of['value'])} {names.interval(of)}" if of else "-"
+
   by_target: dict[str, list] = {}
   for row in study.get("calibration", []):
-    scores = (f"{names.number(row['scores'][key]['value'])} {names.interval(row['scores'][key])}" for key in _SCORES)
-    by_target.setdefault(names.target(row), []).append((names.run(row, several_seeds), *scores))
-  return {
-    title: Table(f"{title}: value [95 % interval], lower is better", ("Method", *_SCORES.values()), tuple(rows))
-    for title, rows in by_target.items()
-  }
+    cells = [shown(row["scores"][key]) for key in _SCORES] + [shown(row.get("ranking", {}).get(key)) for key in _AREAS]
+    by_target.setdefault(names.target(row), []).append((names.run(row, several_seeds), *cells))
+  header = ("Method", *_SCORES.values(), *_AREAS.values())
+  caption = "value [95 % interval]; of AUROC and AUPRC higher is better, of the others lower"
+  return {title: Table(f"{title}: {caption}", header, tuple(rows)) for title, rows in by_target.items()}
 
 
 def subgroups(study: Study, several_seeds: bool) -> list[dict[str, Any]]:

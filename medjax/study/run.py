@@ -61,7 +61,7 @@ def study(
   config,
   workdir: pathlib.Path,
   examples: int = 0,
-  asked: Mapping[str, int] | None = None,
+  asked: Mapping[str, Any] | None = None,
   processes: Processes | None = None,
   allow_second_look: bool = False,
   columns: Sequence[Column] = (),
@@ -100,7 +100,7 @@ def study(
   return results
 
 
-def show_plan(config, workdir: pathlib.Path, asked: Mapping[str, int] | None = None, parallel: int = 1) -> None:
+def show_plan(config, workdir: pathlib.Path, asked: Mapping[str, Any] | None = None, parallel: int = 1) -> None:
   """Tells on stderr what `study` would do and how long that is likely to take; measures the devices for it.
 
   Raises:
@@ -130,7 +130,7 @@ def _alone(workdir: pathlib.Path) -> Iterator[int]:
     yield file.fileno()
 
 
-def _claim(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Options:
+def _claim(config, workdir: pathlib.Path, asked: Mapping[str, Any]) -> plan.Options:
   """Makes the folder this study's, or raises UserError where it is another's."""
   options = _options(config, workdir, asked)
   files.write_json(workdir / "config.json", schema.as_dict(config))
@@ -138,13 +138,13 @@ def _claim(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Opti
   return options
 
 
-def _options(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Options:
+def _options(config, workdir: pathlib.Path, asked: Mapping[str, Any]) -> plan.Options:
   """What the folder's study has, else what is asked for; UserError where the folder is another study's."""
   known = {"config.json": schema.as_dict(config), plan.OPTIONS: dataclasses.asdict(plan.Options()) | dict(asked)}
   for name, wanted in known.items():
     if (workdir / name).exists():
       saved = json.loads((workdir / name).read_text(encoding="utf-8"))
-      known[name] = {**saved, **asked} if name == plan.OPTIONS else wanted
+      known[name] = {**wanted, **saved, **asked} if name == plan.OPTIONS else wanted
       changed = checkpoints.differences(saved, known[name])
       if changed:
         raise UserError(
@@ -152,6 +152,8 @@ def _options(config, workdir: pathlib.Path, asked: Mapping[str, int]) -> plan.Op
         )
   if asked.get("few_shot") and "few_shot" not in config.study.methods:
     raise UserError("--few_shot is read by the method few_shot alone; add it to config.study.methods")
+  if asked.get("prior", "none") != "none" and all(METHODS[name].trains for name in config.study.methods):
+    raise UserError("--prior is read by methods that train nothing, base and few_shot; add one to config.study.methods")
   return plan.Options(**known[plan.OPTIONS])
 
 

@@ -9,6 +9,7 @@ from medjax.data.examples import Row
 from medjax.data.loader import planned_steps
 from medjax.data.rows import task_rows
 from medjax.errors import UserError
+from medjax.evaluation.priors import content_free_rows
 from medjax.objectives.objective import objective_of
 from medjax.objectives.preference import reads_reference
 from medjax.study.plan import (
@@ -103,8 +104,13 @@ def stages(config, groups: Sequence[Group], options: Options = Options()) -> lis
           rows = _rows(config, run, task, "validation", known)
           found.append(Stage(group.key, "validation", number, run, _cost(task, rows), until, len(rows)))
     rows = _rows(config, group.runs[0], task, "test", known)
+    validation = _splits(config, group.runs[0], task, known)["validation"]
+    prior = options.prior_of(group.key[2], task, bool(validation))
+    if prior == "content_free":
+      content_free_rows(task, rows)  # what cannot be built is refused before anything is trained
+    beside = validation if prior == "validation" else []
     shots = options.few_shot if group.key[2] == "few_shot" else 0
-    found.append(Stage(group.key, "test", 0, group.runs[0], _cost(task, rows) * (1 + shots), 0, len(rows)))
+    found.append(Stage(group.key, "test", 0, group.runs[0], _cost(task, [*rows, *beside]) * (1 + shots), 0, len(rows)))
   return found
 
 
@@ -198,12 +204,16 @@ def done_stages(
   return done
 
 
-def _rows(config, run: Run, task: Task, split: str, known: dict[tuple, dict[str, list[Row]]]) -> list[Row]:
+def _splits(config, run: Run, task: Task, known: dict[tuple, dict[str, list[Row]]]) -> dict[str, list[Row]]:
   settings = run_config(config, run, pathlib.Path())
   key = (run.task, repr(settings.data), repr(settings.define))
   if key not in known:
     known[key] = task_rows(settings, task)
-  rows = known[key][split]
+  return known[key]
+
+
+def _rows(config, run: Run, task: Task, split: str, known: dict[tuple, dict[str, list[Row]]]) -> list[Row]:
+  rows = _splits(config, run, task, known)[split]
   if not rows:
     raise UserError(f"task {task.name} has no {split} rows, which a study needs; give data with that split")
   return rows

@@ -14,6 +14,7 @@ import medjax
 from medjax import config as schema
 from medjax.cli import generate, main, models
 from medjax.errors import RunError, Stopped, UserError
+from medjax.evaluation.options import Options
 from medjax.models.families import PRESETS
 from medjax.study.subgroups import Column
 
@@ -124,8 +125,8 @@ def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, re
   (tmp_path / "config.json").write_text(json.dumps(saved))
   seen = []
 
-  def evaluate(config, checkpoint, split, out, stop):
-    seen.append((config.seed, checkpoint, split, out, stop))
+  def evaluate(config, checkpoint, split, out, options, stop):
+    seen.append((config.seed, checkpoint, split, out, stop, *options.asked()))
     return {"urgency": {"accuracy": 0.5, "n": 4}}
 
   replace("medjax.evaluation.evaluate", evaluate=evaluate)
@@ -136,10 +137,17 @@ def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, re
   assert main.main([*argv, "--json", "--split=test", "--name=final", "--stop=\n", "--stop=So, then"]) == 0
   assert json.loads(capsys.readouterr().out) == {"urgency": {"accuracy": 0.5, "n": 4}}
   assert main.main(["eval", "--checkpoint=embedded:m", f"--workdir={tmp_path}"]) == 0
+  assert main.main([*argv, "--prior=batch", "--calibrate=temperature"]) == 0
+  assert main.main([*argv, "--stop=a"]) == 0
   assert seen == [
     (6, str(tmp_path), "validation", tmp_path / "eval" / "validation", ()),
     (6, str(tmp_path), "test", tmp_path / "eval" / "final", ("\n", "So, then")),
     (5, "embedded:m", "validation", tmp_path / "eval" / "embedded-m-validation", ()),
+    (
+      *(6, str(tmp_path), "validation", tmp_path / "eval" / "validation-batch-temperature", ()),
+      *("--prior=batch", "--calibrate=temperature"),
+    ),
+    (6, str(tmp_path), "validation", tmp_path / "eval" / "validation-stop", ("a",)),
   ]
 
 
@@ -155,8 +163,8 @@ def test_predict_passes_its_files(tmp_path, replace):
   rows = tmp_path / "rows.csv"
   rows.write_text("message\nhello\n")
   argv = ["predict", "--config.task=triage", "--checkpoint=c", f"--input={rows}", f"--output={tmp_path}/out.jsonl"]
-  assert main.main(argv) == 0
-  assert seen == [("c", rows, tmp_path / "out.jsonl")]
+  assert main.main([*argv, "--prior=content_free"]) == 0
+  assert seen == [("c", rows, tmp_path / "out.jsonl", Options(prior="content_free"))]
 
 
 def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, capsys):
@@ -171,11 +179,19 @@ def test_study_prints_the_table_and_its_files_or_only_json(tmp_path, replace, ca
   argv = ["study", "--config.study.tasks=triage", f"--workdir={tmp_path}"]
   assert main.main(argv) == 0
   assert capsys.readouterr().out == f"table of 0\n{tmp_path}/study.json\n{tmp_path}/report.md\n{tmp_path}/report.html\n"
-  flags = ["--json", "--examples=2", "--halving=3", "--budget=500", "--parallel=2", "--allow_second_look"]
+  flags = [
+    "--json",
+    "--examples=2",
+    "--halving=3",
+    "--budget=500",
+    "--prior=batch",
+    "--parallel=2",
+    "--allow_second_look",
+  ]
   assert main.main([*argv, *flags, "--subgroups=age:10"]) == 0
   assert json.loads(capsys.readouterr().out) == {"results": []}
   assert asked[0] == (0, {}, 1, False, ()), "no clinical text unless it is asked for"
-  assert asked[1] == (2, {"halving": 3, "budget": 500}, 2, True, (Column("age", 10.0),))
+  assert asked[1] == (2, {"halving": 3, "budget": 500, "prior": "batch"}, 2, True, (Column("age", 10.0),))
 
 
 def test_reports_are_written_again_without_a_config_or_a_study(tmp_path, capsys):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 import medjax
 from medjax import config as schema
@@ -99,6 +99,13 @@ def test_many_labels_are_trained_on_and_evaluated_together(home, tmp_path):
     np.mean([a == b for a, b in zip(truth, guess, strict=True)])
   )
   assert set(metrics["targets"]) == {"cough", "fever"}
+  p = {name: [line["probabilities"][name]["yes"] for line in lines] for name in ("cough", "fever")}
+  assert [len({row[place] for row in truth}) for place in (0, 1)] == [1, 2], "all test rows are alike in cough"
+  assert metrics["together"]["ranking"] == {
+    "auroc": pytest.approx(roc_auc_score([row[1] for row in truth], p["fever"])),
+    "auprc": pytest.approx(average_precision_score([row[1] for row in truth], p["fever"])),
+    "left_out": ["cough"],
+  }
   pairs = schema.with_overrides(config, {"method": "dpo", "train.init_from": str(tmp_path / "run")})
   assert np.isfinite(train(pairs, tmp_path / "dpo").metrics["loss"])
 

@@ -39,7 +39,16 @@ def test_nominal_metrics_are_scikit_learns():
   assert value("kappa", REFERENCES, PREDICTIONS, URGENCY) == pytest.approx(
     sk.cohen_kappa_score(REFERENCES, PREDICTIONS)
   )
-  assert value("macro_f1", REFERENCES, PREDICTIONS, URGENCY) == sk.f1_score(REFERENCES, PREDICTIONS, average="macro")
+  for average in ("macro", "micro", "weighted"):
+    wanted = sk.f1_score(REFERENCES, PREDICTIONS, average=average)
+    assert value(f"{average}_f1", REFERENCES, PREDICTIONS, URGENCY) == wanted
+
+
+def test_an_answer_outside_the_set_costs_micro_f1_recall_and_no_precision():
+  references, predictions = ["red", "red", "green", "blue"], ["red", "no idea", "green", "green"]
+  # Of three answers two are right, of four items two: 2 x 2 / (3 + 4). Red has F1 2/3, green 2/3, blue 0.
+  assert value("micro_f1", references, predictions, COLOURS) == pytest.approx(4 / 7)
+  assert value("weighted_f1", references, predictions, COLOURS) == pytest.approx((2 * 2 / 3 + 2 / 3) / 4)
 
 
 def test_macro_f1_is_over_the_whole_label_set():
@@ -74,7 +83,7 @@ def test_summary_has_rows_for_the_truth_and_goes_through_json():
 
 @pytest.mark.filterwarnings("ignore")  # scikit-learn warns of single-class inputs
 def test_ordinal_metrics_are_for_ordinal_targets_only():
-  assert metrics.applicable(COLOURS) == ["accuracy", "macro_f1", "mcc", "kappa"]
+  assert metrics.applicable(COLOURS) == ["accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", "kappa"]
   assert "triage_cost" not in metrics.summarize(["red"], ["red"], COLOURS)
   with pytest.raises(UserError, match="needs an ordinal target"):
     metrics.get_metric("triage_cost", COLOURS)
@@ -129,6 +138,36 @@ def test_calibration_keeps_the_order_of_the_label_set():
   # scikit-learn sorts string labels: "red" would read the column of "blue".
   sure = metrics.calibration(["red", "blue"], np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), COLOURS)
   assert sure == pytest.approx({"log_loss": 0, "brier": 0, "ece": 0}, abs=1e-9)
+
+
+def test_areas_by_hand():
+  # Items of "now" at 0.9 and 0.4, others at 0.6 and 0.1: of four pairs three are in order; precision 1/1 and 2/3.
+  target, truth = Target(("later", "now")), ["now", "later", "now", "later"]
+  p_N = np.array([0.9, 0.6, 0.4, 0.1])
+  found = metrics.summarize(truth, truth, target, np.stack([1 - p_N, p_N], 1))["ranking"]
+  assert found == {"auroc": pytest.approx(3 / 4), "auprc": pytest.approx((1 + 2 / 3) / 2), "left_out": []}
+
+
+def test_areas_of_several_labels_are_scikit_learns_and_leave_out_what_does_not_occur():
+  draw = np.random.default_rng(0)
+  probabilities = draw.dirichlet(np.ones(3), 40)
+  truth = draw.integers(0, 3, 40)
+  names = [COLOURS.labels[code] for code in truth]
+  found = metrics.summarize(names, names, COLOURS, probabilities)["ranking"]
+  assert found["auroc"] == pytest.approx(sk.roc_auc_score(truth, probabilities, multi_class="ovr"))
+  assert found["auprc"] == pytest.approx(sk.average_precision_score(np.eye(3)[truth], probabilities))
+  some = truth < 2
+  found = metrics.summarize(
+    *[[n for n, kept in zip(names, some, strict=True) if kept]] * 2, COLOURS, probabilities[some]
+  )
+  of_two = [sk.roc_auc_score(truth[some] == k, probabilities[some, k]) for k in (0, 1)]
+  assert found["ranking"]["auroc"] == pytest.approx(np.mean(of_two)) and found["ranking"]["left_out"] == ["blue"]
+
+
+@pytest.mark.filterwarnings("ignore")  # scikit-learn warns of single-class inputs
+def test_where_all_items_have_one_label_there_is_nothing_to_rank():
+  found = metrics.summarize(["red"] * 3, ["red"] * 3, COLOURS, np.full((3, 3), 1 / 3))["ranking"]
+  assert found == {"auroc": None, "auprc": None, "left_out": ["red", "green", "blue"]}
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_rows_follow_the_schema():
   keys = {"task", "target", "method", "seed", "split", "metric", "primary", "value", "low", "high", "n"}
   assert all(keys <= row.keys() for row in results)
   assert {row["metric"] for row in results if row["primary"] and row["target"] == "urgency"} == {"triage_cost"}
-  assert len(results) == 3 * (4 + 8)
+  assert len(results) == 3 * (6 + 10)
   keys = {"task", "target", "a", "b", "metric", "difference", "low", "high", "p", "p_holm"}
   assert all(keys <= row.keys() for row in comparisons)
   assert [(row["a"], row["b"]) for row in comparisons[:3]] == [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]

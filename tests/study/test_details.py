@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny import write_model
 
 from medjax import config as schema
 from medjax import tasks
+from medjax.evaluation import intervals, ranking
 from medjax.hardware.flops import forward_flops, train_flops
 from medjax.models.pretrained import load_config_and_tokenizer
 from medjax.study import calibration, checklist, cost, data_card, details, published
@@ -32,6 +34,32 @@ def test_reliability_is_that_of_the_likeliest_label_and_its_bins_add_up():
   assert found["scores"]["brier"]["value"] == pytest.approx(brier)
   for score in found["scores"].values():
     assert score["low"] <= score["value"] <= score["high"] and score["low"] < score["high"]
+
+
+def test_areas_have_intervals_by_leaving_patients_out():
+  """Ties, several rows a patient, three labels: each patient left out is scikit-learn's area of the others."""
+  draw = np.random.default_rng(0)
+  groups = np.concatenate([np.arange(20), draw.integers(0, 20, 40)])
+  probabilities = np.round(draw.dirichlet(np.ones(3), 60), 1)
+  truth = np.array([draw.choice(3, p=p / p.sum()) for p in probabilities])
+  for name, area in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+
+    def value(kept, area=area):
+      return np.mean([area(truth[kept] == k, probabilities[kept, k]) for k in range(3)])
+
+    found = ranking.with_intervals(truth, probabilities, ("a", "b", "c"), groups)[name]
+    error = intervals.jackknife_error(np.array([value(groups != group) for group in range(20)]))
+    assert found["value"] == pytest.approx(value(groups >= 0))
+    ends = intervals.score_interval(found["value"], error, (0, 1), 20, 0.95)
+    assert (found["low"], found["high"]) == pytest.approx(ends) and ends[0] < found["value"] < ends[1]
+
+
+def test_an_area_that_rests_on_one_patient_may_be_anything():
+  yes, truth = np.array([0.9, 0.8, 0.3, 0.2]), ["yes", "yes", "no", "no"]
+  found = calibration.reliability(truth, np.stack([1 - yes, yes], 1), list("aabc"), TARGET, resamples=50)["ranking"]
+  assert found == {name: {"value": 1.0, "low": 0.0, "high": 1.0} for name in ("auroc", "auprc")} | {"left_out": []}
+  found = calibration.reliability(["yes"] * 4, np.stack([1 - yes, yes], 1), list("abcd"), TARGET, resamples=50)
+  assert found["ranking"] == {"auroc": None, "auprc": None, "left_out": ["yes"]}
 
 
 def test_intervals_of_calibration_are_over_patients():

@@ -13,7 +13,7 @@ from medjax.cli import main as cli
 from medjax.data import chat
 from medjax.data.examples import Row
 from medjax.errors import RunError, UserError
-from medjax.study import few_shot, figures, looks
+from medjax.study import few_shot, figures, looks, methods_text, plan
 from medjax.study import run as study_run
 from medjax.tasks.task import Target, Task
 
@@ -127,6 +127,69 @@ def test_examples_that_do_not_fit_are_left_out(home):
   assert few_shot.with_shots(other, TASK, 5, encoder, chat.Limits())[1] != ids
 
 
+def test_methods_that_train_nothing_are_tested_with_the_validation_prior(all_methods):
+  wanted, workdir, study = all_methods
+  found = {
+    method: json.loads((workdir / FOLDER.format(0, method, 0) / "eval/test/metrics.json").read_text()).get("prior")
+    for method in methods.METHODS
+  }
+  assert {method for method, prior in found.items() if prior} == {"base", "few_shot"}
+  assert all(found[method]["mode"] == "validation" and found[method]["rows"] == 4 for method in ("base", "few_shot"))
+  where = {"task": "sodium", "target": "level", "seed": 0}
+  assert study["protocol"]["label_prior"] == {
+    "mode": "validation",
+    "methods": ["base", "few_shot"],
+    "used": [
+      {**where, "method": method, "used": found[method]["targets"]["level"]["used"]} for method in ("base", "few_shot")
+    ],
+  }
+  used = sum(row["used"] for row in study["protocol"]["label_prior"]["used"])
+  (design, *_), cited = methods_text.write(study)
+  assert (
+    "Label probabilities of base and few-shot, which train nothing, were divided by their mean over the validation "
+    f"rows (after Zhou et al. 2024), where this made the primary metric better there, in {used} of 2 cases." in design
+  )
+  assert any("Batch calibration" in work for work in cited)
+  with pytest.raises(UserError, match="another study .*prior: 'validation' -> 'batch'"):
+    study_run.study(wanted, workdir, asked={"prior": "batch"})
+
+
+def test_a_study_has_one_label_prior_from_its_start(home):
+  wanted = config(home, study__methods=("base", "few_shot"), study__seeds=(0, 1))
+  study = study_run.study(wanted, home / "batch", asked={"prior": "batch", "few_shot": 1})
+  assert [(row["method"], row["seed"], row["used"]) for row in study["protocol"]["label_prior"]["used"]] == [
+    ("base", 0, True),
+    ("few_shot", 0, True),
+    ("base", 1, True),
+    ("few_shot", 1, True),
+  ]
+  metrics = json.loads((home / "batch" / FOLDER.format(1, "base", 0) / "eval/test/metrics.json").read_text())
+  assert (metrics["prior"]["mode"], metrics["prior"]["rows"]) == ("batch", 10)
+  shutil.rmtree(home / "batch" / FOLDER.format(0, "base", 0) / "eval")
+  again = study_run.study(wanted, home / "batch")
+  assert again["results"] == study["results"], "the next command need not name it"
+  options = json.loads((home / "batch" / plan.OPTIONS).read_text())
+  (home / "batch" / plan.OPTIONS).write_text(json.dumps({key: options[key] for key in options if key != "prior"}))
+  with pytest.raises(UserError, match="another study .*prior: None -> 'validation'"):
+    study_run.study(wanted, home / "batch")
+  with pytest.raises(UserError, match="--prior is read by methods that train nothing"):
+    study_run.study(config(home, study__methods=("sft", "dpo")), home / "trained", asked={"prior": "batch"})
+
+
+def test_what_a_label_prior_lacks_is_told_or_refused_at_once(home, monkeypatch):
+  parts = {"train": rows(0, 9), "validation": [], "test": rows(40, 10)}
+  monkeypatch.setitem(tasks.task._TASKS, "sodium", dataclasses.replace(TASK, load=lambda: parts))
+  wanted = config(home, study__methods=("base", "few_shot"))
+  study = study_run.study(wanted, home / "without")
+  for row in study["protocol"]["label_prior"]["used"]:
+    assert (row["used"], row["why"]) == (False, "the task has no validation rows")
+  numbers = dataclasses.replace(TASK, render=lambda fields: f"Na {fields['value']:.1f}")
+  monkeypatch.setitem(tasks.task._TASKS, "sodium", numbers)
+  with pytest.raises(UserError, match="prompt of task sodium cannot be built without a row's values"):
+    study_run.study(config(home, study__methods=("sft", "base")), home / "free", asked={"prior": "content_free"})
+  assert not (home / "free/runs").exists(), "before anything is trained"
+
+
 def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   wanted, workdir, study = all_methods
   dpo, orpo = (workdir / FOLDER.format(0, method, 0) for method in ("dpo", "orpo"))
@@ -158,6 +221,11 @@ def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   assert cli.main(flags) == 2
   assert "scored for kto, seed 0, with other weights before" in capsys.readouterr().err
   assert cli.main([*flags, "--allow_second_look"]) == 0
+  simpo = [flag.replace("kto", "simpo") for flag in flags]
+  assert cli.main([*simpo, "--prior=batch"]) == 2
+  assert "scored for simpo, seed 0, with other weights before, or another label prior" in capsys.readouterr().err
+  assert cli.main([*simpo, "--stop=."]) == 2
+  assert "with other weights before, or another label prior or stop string" in capsys.readouterr().err
   assert [(look.method, look.by) for look in looks.second(looks.read(workdir))] == [("dpo", "study"), ("kto", "eval")]
   (workdir / looks.FILE).unlink()
   with pytest.raises(UserError, match="looks.jsonl lacks the scoring of sodium, base, seed 0"):

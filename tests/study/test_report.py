@@ -65,6 +65,7 @@ STUDY = {
 SPLIT = {"rows": 50, "groups": 48, "labels": {"thyroid_state": {"low": 20, "high": 30}}, "data": "0123456789abcdef"}
 BIN = {"from": 0.9, "to": 1.0, "n": 150, "confidence": 0.95, "right": 0.5, "low": 0.4, "high": 0.6}
 SCORES = {name: {"value": 0.25, "low": 0.2, "high": 0.3} for name in ("ece", "brier", "log_loss")}
+RANKING = {"auroc": {"value": 0.75, "low": 0.7, "high": 0.8}, "auprc": None, "left_out": []}
 SFT = {"task": "numeric_classification", "method": "sft", "seed": 0}
 DETAILS = {
   "data": {
@@ -88,7 +89,7 @@ DETAILS = {
     },
     {**SFT, "candidate": 1, "chosen": False, "steps": 10, "tokens": 5000, "flops": 7 * 10**12, "reference_flops": 0},
   ],
-  "calibration": [{**WHERE, "method": "sft", "seed": 0, "n": 150, "scores": SCORES, "bins": [BIN]}],
+  "calibration": [{**WHERE, "method": "sft", "seed": 0, "n": 150, "scores": SCORES, "ranking": RANKING, "bins": [BIN]}],
   "subgroups": [
     {**result(WHERE, "sft", "macro_f1", value, True), "column": "age", "level": level, "n": 70, "groups": 70}
     for level, value in [("20 to <40", 0.6), ("40 to <60", 0.64)]
@@ -217,7 +218,12 @@ def test_costs_data_calibration_and_subgroups_are_tables(tmp_path):
   assert "- 2 rows of test have a prompt that stands in train too, and 1 nearly so." in data
   assert "- TSH alone nearly tells thyroid_state" in data and "0123456789abcdef" in data
   assert ["low", "20 (40%)", "20 (40%)", "20 (40%)"] in tables(data)[1]
-  assert tables(section(text, "Calibration"))[0][2] == ["SFT", *["0.250 [0.200, 0.300]"] * 3]
+  assert tables(section(text, "Calibration"))[0][2] == [
+    "SFT",
+    *["0.250 [0.200, 0.300]"] * 3,
+    "0.750 [0.700, 0.800]",
+    "-",
+  ]
   assert tables(section(text, "Subgroups"))[0][2] == ["20 to <40", "70 (70)", "0.600 [0.500, 0.700]"]
   assert "Answers that could not be read, of 150, counted as wrong: base 9, SFT 1." in section(text, "Verdict")
 
