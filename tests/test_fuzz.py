@@ -17,6 +17,10 @@ FOUND = {
   "a name with a dot, deeper": ("config", {"define.ordinal": {"a": {"b.c": 1}}}),
   "lists for names": ("config", {"study.methods": [["sft"], []]}),
   "no text and cut off": ("rows", (".jsonl.gz", gzip.compress(b"\xff\n" * 9)[:-4], "sft")),
+  "a column's name is no text": (
+    "rows",
+    (".parquet", fuzz._columnar(".parquet").replace(b"prompt", b"pr\xecmpt"), "sft"),
+  ),
   "no text and another checksum": ("rows", (".csv.gz", gzip.compress(b"\xff\n" * 9)[:-8] + bytes(8), "sft")),
 }
 
