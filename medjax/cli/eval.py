@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from typing import Any
 
 from absl import flags
 
@@ -12,7 +13,7 @@ from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  define_checkpoint(values)
+  define_checkpoint(values, required=False)
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Which rows; else config.evaluation.split.", flag_values=values
@@ -24,16 +25,33 @@ def _define(values: flags.FlagValues) -> None:
     "Let a run of a study be scored on the test rows again with other weights; the study's report lists it.",
     flag_values=values,
   )
+  flags.DEFINE_boolean(
+    "every", False, "Evaluate each checkpoint of --workdir, into WORKDIR/eval/STEP-SPLIT.", flag_values=values
+  )
+  flags.DEFINE_boolean(
+    "watch", False, "As --every, and wait for further ones until the run's last step is saved.", flag_values=values
+  )
   flags.DEFINE_boolean("json", False, "Print the metrics as JSON.", flag_values=values)
 
 
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
   workdir = pathlib.Path(values.workdir)
-  config = load_config(arguments, [run_config(values.checkpoint), workdir / "config.json"])
+  every = values.every or values.watch
+  if every and (values.checkpoint or values.name):
+    raise UserError("--every and --watch take the checkpoints of --workdir; leave out --checkpoint and --name")
+  if not (every or values.checkpoint):
+    raise UserError("--checkpoint is needed, or --every for all of --workdir")
+  saved = [workdir / "config.json"] if every else [run_config(values.checkpoint), workdir / "config.json"]
+  config = load_config(arguments, saved)
   if not config.task:
-    raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
+    raise UserError(
+      "config.task is empty; name the task to evaluate with --config=FILE or --config.task=NAME (`medjax tasks`)"
+    )
   split = values.split or config.evaluation.split
+  if every:
+    _run_every(config, workdir, split, values)
+    return
   name = values.name or _name(values.checkpoint, workdir, split)
   if pathlib.Path(name).name != name:
     raise UserError(f"--name is {name!r}: it must be the name of a folder, without /")
@@ -54,6 +72,31 @@ def _run(arguments: Arguments) -> None:
     print(f"{key:<48}{value:>12.4f}" if isinstance(value, float) else f"{key:<48}{value:>12}")
   print(out / "predictions.jsonl")
   print(out / "metrics.json")
+
+
+def _run_every(config: Any, workdir: pathlib.Path, split: str, values: flags.FlagValues) -> None:
+  from medjax.evaluation.every import evaluate_every
+
+  look, several = {}, True
+  if split == "test":
+    from medjax.study import looks
+    from medjax.study.jobs import note_look
+
+    look = {"look": lambda at, model: note_look(config, at, workdir, values.allow_second_look, model)}
+    several = values.allow_second_look or looks.study_of(workdir) is None
+
+  def tell(line: str) -> None:
+    if processes.is_first() and not values.json:
+      print(line, flush=True)
+
+  table = evaluate_every(config, workdir, split, values.watch, several=several, tell=tell, **look)
+  if not processes.is_first():
+    return
+  if values.json:
+    print(json.dumps(table, indent=2))
+    return
+  for suffix in ("json", "png"):
+    print(workdir / "eval" / f"every-{split}.{suffix}")
 
 
 def _name(checkpoint: str, workdir: pathlib.Path, split: str) -> str:

@@ -149,7 +149,7 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
   evaluate(settings, checkpoint, "test", out, study.model, task=task)
 
 
-def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> None:
+def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool, model: Description | None = None) -> None:
   """Writes into a study's ledger that a run of it is scored on test rows by `medjax eval`; of other runs nothing.
 
   Args:
@@ -157,6 +157,7 @@ def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> N
     checkpoint: what is scored.
     run: the folder of the run that it belongs to.
     allow: as in `looks.record`.
+    model: as in `answering`.
 
   Raises:
     UserError: as `looks.record`.
@@ -164,7 +165,7 @@ def note_look(config: Any, checkpoint: str, run: pathlib.Path, allow: bool) -> N
   workdir = looks.study_of(run)
   if workdir is None:
     return
-  with answering(config, checkpoint, False) as ready:
+  with answering(config, checkpoint, False, model) as ready:
     weights = weights_fingerprint(ready.policy.params)
   task = json.loads((run / "config.json").read_text(encoding="utf-8"))["task"]
   seed, method, candidate = run.absolute().parts[-3:]
