@@ -75,6 +75,7 @@ def test_a_plan_of_dpo_in_microbatches(model, capsys):
   argv = f"--model={model}/config.json", "--method=dpo", "--topology=v5e:2x2", "--answer=65", "--batch=12"
   (line,) = run(capsys, *argv)
   assert (line["rows"], line["microbatches"], line["attention"]) == (4, 3, "pallas")
+  assert line["model"] == model, "which training takes, too"
   assert line["memory"]["reference"] == 0
   # The loop over microbatches counts three times: with it the program does what the pairs need, and sends so, too.
   assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
@@ -153,7 +154,8 @@ def test_a_search_keeps_what_is_fast_and_fits(monkeypatch):
   assert all(candidate.line["fits"] for candidate in found)
   assert best.settings["model.remat"] == "full" and best.settings["train.microbatch_rows"] == 64
   assert best.config.mesh.tensor == 1 and best.line["batch"] == 64
-  assert "--config.model.remat=full" in plan.train_flags(best.config, base_config(), 64)
+  command = plan.train_flags(best.config, base_config(), 64)
+  assert "--config.model.remat=full" in command and "--config.model.path=MODEL" in command
   assert len(plan_search.search(config, topology, [], compiles=2)) <= 2
 
 
