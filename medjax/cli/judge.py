@@ -28,7 +28,7 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("second_judge", "", "Another judge, to see how far the two agree.", flag_values=values)
   flags.DEFINE_integer("repeats", 1, "Times that each question is asked.", lower_bound=1, flag_values=values)
   flags.DEFINE_string(
-    "rubric", "", "JSON file of criteria, name to text; else those of docs/data.md.", flag_values=values
+    "rubric", "", "JSON file of criteria, name to text; else those of docs/statistics.md.", flag_values=values
   )
   flags.DEFINE_string(
     "human", "", "File of people's opinions: id and criteria (1 to 5), or id and preferred.", flag_values=values

@@ -1,10 +1,12 @@
 """Judges of texts on disk: commands and functions, with numbers that are worked out here by hand or by others."""
 
 import json
+import pathlib
 import sys
 
 import pytest
 
+from medjax import config as schema
 from medjax.cli import main as cli
 from medjax.errors import RunError
 from medjax.evaluation.judgement import summary
@@ -90,9 +92,21 @@ def test_the_prompts_of_the_config_s_task_are_shown_to_the_judge(tmp_path, capsy
   words = ["judge", f"--judge={judge}", f"--output={tmp_path / 'out'}", "--json"]
   assert cli.main([*words, f"--predictions={path}", *flags]) == 0
   assert json.loads(capsys.readouterr().out)["judges"][0]["scores"]["overall"]["value"] == 5
+  folder = tmp_path / "run/eval/test"
+  folder.mkdir(parents=True)
+  path = predictions(folder / "predictions.jsonl", ["a", "b"])
+  settings = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags)
+  (tmp_path / "run/config.json").write_text(json.dumps(schema.as_dict(schema.load("", settings))))
+  assert cli.main([*words, f"--predictions={path}"]) == 0, "the run's own config"
+  assert json.loads(capsys.readouterr().out)["judges"][0]["scores"]["overall"]["value"] == 5
   path = predictions(tmp_path / "more.jsonl", ["a", "b", "c"])
   assert cli.main([*words, f"--predictions={path}", *flags]) == 2
   assert "the config's task has no row r2" in capsys.readouterr().err
+
+
+def test_the_rubric_is_that_of_the_docs():
+  text = (pathlib.Path(__file__).parents[2] / "docs/statistics.md").read_text()
+  assert all(f"| `{name}` | {asked} |" in text for name, asked in RUBRIC.items())
 
 
 def test_answers_are_compared_in_both_orders(tmp_path):
