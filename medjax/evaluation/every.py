@@ -71,11 +71,14 @@ def evaluate_every(
   directory, out = workdir / checkpoints.DIRECTORY, workdir / "eval"
   primary = {name: target.primary for name, target in task.targets.items()}
   table = {"schema_version": SCHEMA_VERSION, "task": task.name, "split": split, "primary": primary, "steps": []}
-  known = processes.of_first(_results(out, split, asked))
-  seen = set(processes.of_first(checkpoints.saved_steps(directory)))
+  known = {
+    step: (weights, values) for step, weights, values in processes.of_first(_results(out, split, asked, primary))
+  }
+  seen = processes.of_first(checkpoints.saved_steps(directory))
   if not seen and not watch:
     raise UserError(f"{directory} holds no checkpoint; give the --workdir of a run of `medjax train`, or --watch it")
-  left = [step for step in seen if known.get(step) != processes.of_first(_weights(directory / str(step)))]
+  weights_now = processes.of_first([_weights(directory / str(step)) for step in seen])
+  left = [step for step, weights in zip(seen, weights_now, strict=True) if known.get(step, ("",))[0] != weights]
   if not several and (watch or len(left) > 1):
     raise UserError(
       f"{workdir} is of a study, which looks at test rows once, and {len(left)} checkpoints are to be scored on them; "
@@ -83,8 +86,8 @@ def evaluate_every(
     )
   tell(f"{'step':>8}" + "".join(f"  {name}.{metric}" for name, metric in primary.items()))
   for step in sorted(known.keys() - set(left)):
-    _add(table, out, step, json.loads((_folder(out, step, split) / "metrics.json").read_text(encoding="utf-8")), tell)
-  tried, model = seen - set(left), None
+    _add(table, out, step, known[step][1], tell)
+  tried, model = set(seen) - set(left), None
   with _stopping() as stop:
     while True:
       stop.end_here(len(table["steps"]))
@@ -101,7 +104,7 @@ def evaluate_every(
           if processes.is_first():
             done = {"asked": asked, "weights": weights, "metrics": files.fingerprint(metrics)}
             files.write_json(_folder(out, step, split) / ASKED, done)
-          _add(table, out, step, metrics, tell)
+          _add(table, out, step, _values(metrics, primary), tell)
       elif not watch or processes.of_first(bool(steps) and _is_last(directory / str(steps[-1]))):
         return table
       else:
@@ -112,16 +115,22 @@ def _folder(out: pathlib.Path, step: int, split: str) -> pathlib.Path:
   return out / f"{step}-{split}"
 
 
-def _results(out: pathlib.Path, split: str, asked: str) -> dict[int, str]:
-  """Step -> fingerprint of the weights, of the results that are there as they were asked for."""
-  found = {}
+def _results(
+  out: pathlib.Path, split: str, asked: str, primary: Mapping[str, str]
+) -> list[tuple[int, str, dict[str, float]]]:
+  """(step, fingerprint of the weights, values) of the results that are there as they were asked for."""
+  found = []
   for folder in out.glob(f"*-{split}"):
     step = folder.name.removesuffix(f"-{split}")
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
       done, metrics = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (ASKED, "metrics.json"))
       if step.isdecimal() and done["asked"] == asked and done["metrics"] == files.fingerprint(metrics):
-        found[int(step)] = done["weights"]
+        found.append((int(step), done["weights"], _values(metrics, primary)))
   return found
+
+
+def _values(metrics: Mapping[str, Any], primary: Mapping[str, str]) -> dict[str, float]:
+  return {name: metrics["targets"][name][metric] for name, metric in primary.items()}
 
 
 def _weights(folder: pathlib.Path) -> str:
@@ -190,11 +199,10 @@ def _stopping() -> Iterator[_Stop]:
 
 
 def _add(
-  table: dict[str, Any], out: pathlib.Path, step: int, metrics: Mapping[str, Any], tell: Callable[[str], None]
+  table: dict[str, Any], out: pathlib.Path, step: int, values: dict[str, float], tell: Callable[[str], None]
 ) -> None:
   """Puts a step into the table, writes table and curve, and tells of it."""
   split, primary = table["split"], table["primary"]
-  values = {name: metrics["targets"][name][metric] for name, metric in primary.items()}
   others = [row for row in table["steps"] if row["step"] != step]
   table["steps"] = sorted(
     [*others, {"step": step, "folder": f"{step}-{split}", "values": values}], key=lambda row: row["step"]
@@ -210,6 +218,7 @@ def _add(
 def _draw(table: Mapping[str, Any], path: pathlib.Path) -> None:
   """The primary metrics by step, as PNG."""
   from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator
 
   figure = Figure(figsize=(6.4, 3.2), layout="constrained")
   axes = figure.add_subplot()
@@ -219,7 +228,7 @@ def _draw(table: Mapping[str, Any], path: pathlib.Path) -> None:
     color = _COLORS[place % len(_COLORS)]
     axes.plot(steps, values, marker="o", markersize=3.5, linewidth=1.4, color=color, label=f"{name}: {metric}")
   axes.set(title=f"{table['task']}, {table['split']} rows", xlabel="step")
-  axes.xaxis.get_major_locator().set_params(integer=True)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, fontsize=8)
   with files.write_aside(path, binary=True) as file:
