@@ -131,7 +131,7 @@ def read_answers(path: pathlib.Path, target: str = "", whole: bool = False) -> l
   for number, row in rows:
     where = f"{path} {unit} {number}"
     id_, references, predictions = row.get("id"), row.get("reference"), row.get("prediction")
-    if not (isinstance(id_, str) and isinstance(references, dict) and isinstance(predictions, dict)):
+    if not (isinstance(id_, str) and isinstance(references, dict) and references and isinstance(predictions, dict)):
       raise UserError(f"{where} has no id, prediction and reference; give a predictions.jsonl of `medjax eval`")
     name = target or (next(iter(references)) if len(references) == 1 else "")
     if name not in references:
