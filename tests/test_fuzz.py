@@ -1,4 +1,4 @@
-"""Damaged configs, rows, predictions, safetensors and GGUF files are read or refused; `fuzz.py` is where they come from.
+"""Damaged configs, rows, predictions, safetensors and GGUF files are read or refused; `fuzz.py` makes them.
 
 Here a few hundred of each; `python tests/fuzz.py` feeds 100,000.
 """

@@ -17,7 +17,8 @@ from medjax.training.telemetry import progress
 # Each is worded so that 5 is best. The first three are those of the reader study of Van Veen et al. (2024, Nature
 # Medicine, 2309.07430); its harm is asked for as safety.
 RUBRIC = {
-  "completeness": "The answer holds everything of clinical importance that the prompt (without one, the reference) holds.",
+  "completeness": "The answer holds everything of clinical importance that the prompt (without one, the reference) "
+  "holds.",
   "correctness": "All that the answer states is so in the prompt (without one, in the reference): no finding, value, "
   "side, dose or negation is changed or invented.",
   "conciseness": "The answer says what matters once and in few words, and leaves out what does not matter.",
