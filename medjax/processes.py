@@ -72,6 +72,7 @@ def join(distributed: bool = False, timeout_seconds: int = 300) -> None:
     return
   import jax
 
+  _keep_stdout()
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
   try:
@@ -86,6 +87,15 @@ def join(distributed: bool = False, timeout_seconds: int = 300) -> None:
   _group.index, _group.count = jax.process_index(), jax.process_count()
   if _group.count > 1:
     threading.Thread(target=_watch, name="watch-processes", daemon=True).start()
+
+
+def _keep_stdout() -> None:
+  """Leaves stdout to what this program prints: gloo writes a line to file descriptor 1 with each group it connects."""
+  sys.stdout.flush()
+  own = sys.stdout
+  kept = os.dup(own.fileno())
+  os.dup2(sys.stderr.fileno(), own.fileno())
+  sys.stdout = open(kept, "w", 1, own.encoding, own.errors)
 
 
 def _from_environment() -> dict[str, Any]:

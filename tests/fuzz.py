@@ -1,4 +1,4 @@
-"""Feeds what medjax reads with damaged input: configs, rows, safetensors and GGUF headers.
+"""Feeds what medjax reads with damaged input: configs, rows, predictions, safetensors and GGUF headers.
 
   python tests/fuzz.py [INPUTS [SEED]]
 
@@ -29,6 +29,7 @@ from medjax import tasks
 from medjax.config_checks import CHOICES
 from medjax.data import items
 from medjax.errors import UserError
+from medjax.evaluation.judging import read_answers
 from medjax.models.gguf import GgufFile
 from medjax.models.tensor_files import SafetensorsFile
 
@@ -204,6 +205,30 @@ def _config_of(path: pathlib.Path, kind: str) -> schema.ml_collections.ConfigDic
   return schema.with_overrides(schema.base_config(), settings)
 
 
+_OF_TARGET = st.one_of(st.dictionaries(st.sampled_from(["summary", "a", ""]), _VALUES, max_size=2), _VALUES)
+_PREDICTION = st.one_of(
+  st.fixed_dictionaries(
+    {"id": st.one_of(_SAID, _VALUES), "group": _VALUES, "prediction": _OF_TARGET, "reference": _OF_TARGET},
+    optional={"text": _VALUES},
+  ),
+  st.fixed_dictionaries({"id": _SAID, "prediction": st.just({"a": "b"}), "reference": st.just({"a": "c"})}),
+)
+
+
+@st.composite
+def _predictions(draw) -> tuple[bytes, str, bool]:
+  """(content, target, whether whole texts are wanted) of a predictions.jsonl."""
+  lines = draw(st.lists(_PREDICTION, max_size=3))
+  content = "\n".join(json.dumps(line, ensure_ascii=draw(st.booleans())) for line in lines)
+  damaged = draw(_damaged(content.encode("utf-8", "surrogatepass")))
+  return damaged, draw(st.sampled_from(["", "", "a", "summary"])), draw(st.booleans())
+
+
+def read_predictions(given: tuple[bytes, str, bool]) -> None:
+  content, target, whole = given
+  read_answers(_written(".jsonl", content), target, whole)
+
+
 _SHAPES = st.lists(st.one_of(st.integers(0, 4), _NUMBERS, _VALUES), max_size=4)
 _OFFSETS = st.one_of(st.lists(st.integers(0, 64), min_size=2, max_size=2), st.lists(_VALUES, max_size=3))
 _DTYPES = st.one_of(st.sampled_from(["F32", "BF16", "F16", "F64", "I8", "F8_E4M3", "BOOL"]), _VALUES)
@@ -281,6 +306,7 @@ def read_gguf(content: bytes) -> None:
 TARGETS = {
   "config": (_configs(), read_config),
   "rows": (_row_files(), read_rows),
+  "predictions": (_predictions(), read_predictions),
   "safetensors": (_safetensors(), read_safetensors),
   "gguf": (_gguf(), read_gguf),
 }

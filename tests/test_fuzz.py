@@ -1,4 +1,4 @@
-"""Damaged configs, rows, safetensors and GGUF files are read or refused; `fuzz.py` is where they come from.
+"""Damaged configs, rows, predictions, safetensors and GGUF files are read or refused; `fuzz.py` makes them.
 
 Here a few hundred of each; `python tests/fuzz.py` feeds 100,000.
 """
@@ -17,6 +17,10 @@ FOUND = {
   "a name with a dot, deeper": ("config", {"define.ordinal": {"a": {"b.c": 1}}}),
   "lists for names": ("config", {"study.methods": [["sft"], []]}),
   "no text and cut off": ("rows", (".jsonl.gz", gzip.compress(b"\xff\n" * 9)[:-4], "sft")),
+  "a column's name is no text": (
+    "rows",
+    (".parquet", fuzz._columnar(".parquet").replace(b"prompt", b"pr\xecmpt"), "sft"),
+  ),
   "no text and another checksum": ("rows", (".csv.gz", gzip.compress(b"\xff\n" * 9)[:-8] + bytes(8), "sft")),
 }
 

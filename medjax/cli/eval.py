@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -21,7 +23,7 @@ from medjax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
-  define_checkpoint(values)
+  define_checkpoint(values, required=False)
   define_corrections(values)
   flags.DEFINE_string("workdir", None, "Results go to WORKDIR/eval/NAME.", required=True, flag_values=values)
   flags.DEFINE_enum(
@@ -37,6 +39,12 @@ def _define(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   define_stop(values)
+  flags.DEFINE_boolean(
+    "every", False, "Evaluate each checkpoint of --workdir, into WORKDIR/eval/STEP-SPLIT.", flag_values=values
+  )
+  flags.DEFINE_boolean(
+    "watch", False, "As --every, and wait for further ones until the run's last step is saved.", flag_values=values
+  )
   flags.DEFINE_boolean("json", False, "Print the metrics as JSON.", flag_values=values)
 
 
@@ -44,10 +52,21 @@ def _run(arguments: Arguments) -> None:
   values = arguments.flags
   stop = stop_strings(values)
   workdir = pathlib.Path(values.workdir)
-  config = load_config(arguments, [run_config(values.checkpoint), workdir / "config.json"])
+  every = values.every or values.watch
+  if every and (values.checkpoint or values.name):
+    raise UserError("--every and --watch take the checkpoints of --workdir; leave out --checkpoint and --name")
+  if not (every or values.checkpoint):
+    raise UserError("--checkpoint is needed, or --every for all of --workdir")
+  saved = [workdir / "config.json"] if every else [run_config(values.checkpoint), workdir / "config.json"]
+  config = load_config(arguments, saved)
   if not config.task:
-    raise UserError("config.task is empty; name the task to evaluate (`medjax tasks`)")
+    raise UserError(
+      "config.task is empty; name the task to evaluate with --config=FILE or --config.task=NAME (`medjax tasks`)"
+    )
   split = values.split or config.evaluation.split
+  if every:
+    _run_every(config, workdir, split, values, stop)
+    return
   corrections = [mode for mode in (values.prior, values.calibrate) if mode != "none"] + (["stop"] if stop else [])
   name = values.name or "-".join([_name(values.checkpoint, workdir, split), *corrections])
   if pathlib.Path(name).name != name:
@@ -59,7 +78,7 @@ def _run(arguments: Arguments) -> None:
     from medjax.study.jobs import note_look
 
     run = run_config(values.checkpoint).parent
-    note_look(config, values.checkpoint, run, values.allow_second_look, values.prior, stop)
+    note_look(config, values.checkpoint, run, values.allow_second_look, prior=values.prior, stop=stop)
   out = workdir / "eval" / name
   options = Options(values.prior, values.calibrate)
   metrics = evaluate(config, values.checkpoint, split, out, options=options, stop=stop)
@@ -72,6 +91,36 @@ def _run(arguments: Arguments) -> None:
     print(f"{key:<48}{value:>12.4f}" if isinstance(value, float) else f"{key:<48}{value:>12}")
   print(out / "predictions.jsonl")
   print(out / "metrics.json")
+
+
+def _run_every(config: Any, workdir: pathlib.Path, split: str, values: flags.FlagValues, stop: Sequence[str]) -> None:
+  from medjax.evaluation.every import evaluate_every
+  from medjax.evaluation.options import Options
+
+  how: dict[str, Any] = {"options": Options(values.prior, values.calibrate), "stop": stop}
+  several = True
+  if split == "test":
+    from medjax.study import looks
+    from medjax.study.jobs import note_look
+
+    def look(at, model):
+      note_look(config, at, workdir, values.allow_second_look, model, values.prior, stop)
+
+    how["look"] = look
+    several = values.allow_second_look or looks.study_of(workdir) is None
+
+  def tell(line: str) -> None:
+    if processes.is_first() and not values.json:
+      print(line, flush=True)
+
+  table = evaluate_every(config, workdir, split, values.watch, several=several, tell=tell, **how)
+  if not processes.is_first():
+    return
+  if values.json:
+    print(json.dumps(table, indent=2))
+    return
+  for suffix in ("json", "png"):
+    print(workdir / "eval" / f"every-{split}.{suffix}")
 
 
 def _name(checkpoint: str, workdir: pathlib.Path, split: str) -> str:

@@ -14,7 +14,7 @@ from medjax.cli import verb as verbs
 from medjax.errors import EXIT_DONE, EXIT_FAILED, UserError, verdict
 
 VERBS = (
-  *("tasks", "models", "data", "generate", "train", "eval", "predict", "prefer", "study", "export"),
+  *("tasks", "models", "data", "generate", "train", "eval", "predict", "judge", "prefer", "study", "export"),
   *("bench", "plan"),
 )
 

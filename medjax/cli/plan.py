@@ -1,6 +1,7 @@
 """`medjax plan`: whether a train step fits a TPU or GPU machine, and how fast it may be, without the machine."""
 
 import json
+import pathlib
 
 from absl import flags
 
@@ -41,6 +42,8 @@ def _define(values: flags.FlagValues) -> None:
 
 def _config(arguments: Arguments):
   """(the config, whether it says how many examples a step has)."""
+  from medjax.config import with_overrides
+
   values = arguments.flags
   given = {key: values[flag].value for flag, key in _KEYS.items() if values[flag].value is not None}
   both = sorted(given.keys() & arguments.overrides.keys())
@@ -49,6 +52,9 @@ def _config(arguments: Arguments):
   if not arguments.config and "model.dtype" not in arguments.overrides:
     given["model.dtype"] = "bfloat16"  # what accelerators are for; the default of a run is for a laptop
   config = load_config(Arguments(values, arguments.config, {**arguments.overrides, **given}))
+  path = pathlib.Path(config.model.path)
+  if path.name == "config.json":  # of a directory, which is what training takes
+    config = with_overrides(config, {"model.path": str(path.parent)})
   if config.method == "base":
     raise UserError("config.method is 'base', which trains nothing; name what to plan with --method")
   return config, bool(arguments.config) or "train.batch_size" in {**arguments.overrides, **given}

@@ -20,7 +20,9 @@ def _run(arguments: Arguments) -> None:
   values = arguments.flags
   config = load_config(arguments, [run_config(values.checkpoint)])
   if not config.task:
-    raise UserError("config.task is empty; name the task to predict (`medjax tasks`)")
+    raise UserError(
+      "config.task is empty; name the task to predict with --config=FILE or --config.task=NAME (`medjax tasks`)"
+    )
   if not pathlib.Path(values.input).is_file():
     raise UserError(f"--input is {values.input!r}: no such file")
   from medjax.evaluation.evaluate import predict

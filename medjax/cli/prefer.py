@@ -57,7 +57,9 @@ def _run(arguments: Arguments) -> None:
   values = arguments.flags
   config = load_config(arguments, [run_config(values.checkpoint)] if values.checkpoint else [])
   if not config.task:
-    raise UserError("config.task is empty; name the task to make pairs for (`medjax tasks`)")
+    raise UserError(
+      "config.task is empty; name the task to make pairs for with --config=FILE or --config.task=NAME (`medjax tasks`)"
+    )
   if values.top_p <= 0:
     raise UserError("--top_p is 0: it must be more than 0")
   from medjax import config as schema

@@ -57,13 +57,13 @@ def no_flags(values: flags.FlagValues) -> None:
   del values
 
 
-def define_checkpoint(values: flags.FlagValues) -> None:
+def define_checkpoint(values: flags.FlagValues, required: bool = True) -> None:
   """Adds `--checkpoint`, what answers."""
   flags.DEFINE_string(
     "checkpoint",
     None,
     "Workdir (its last checkpoint), WORKDIR/best, a checkpoint directory, or a model.",
-    required=True,
+    required=required,
     flag_values=values,
   )
 
@@ -231,12 +231,23 @@ def run_config(checkpoint: str) -> pathlib.Path:
   return path / "config.json"
 
 
+def _of_model(path: pathlib.Path) -> bool:
+  """Whether a `config.json` is Hugging Face's description of a model, not the config of a run."""
+  import json
+
+  try:
+    values = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError):
+    return False  # whoever reads it next says what is wrong
+  return isinstance(values, dict) and bool({"model_type", "architectures"} & values.keys())
+
+
 def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
   """The config a command line asks for; without `--config` that of the first of `saved` that exists, else defaults.
 
   Args:
     arguments: the command line.
-    saved: paths of `config.json` files to go by.
+    saved: paths of `config.json` files to go by; Hugging Face's, which describe a model, are passed over.
 
   Returns:
     A locked, validated config.
@@ -249,7 +260,7 @@ def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
   from medjax import config as schema
   from medjax import tasks
 
-  found = None if arguments.config else next((path for path in saved if path.is_file()), None)
+  found = None if arguments.config else next((path for path in saved if path.is_file() and not _of_model(path)), None)
   if found is None:
     return tasks.settled(schema.load(arguments.config, arguments.overrides))
   try:

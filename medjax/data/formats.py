@@ -305,6 +305,8 @@ def _columnar(path: pathlib.Path, batches: Callable[[pathlib.Path], Iterator[Any
           yield number, {name: plain(column[row]) for name, column in zip(names, columns, strict=True)}
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(f"{path} is not a readable {kind(path)[1:]} file: {_reason(error)}") from None
+  except UnicodeDecodeError:
+    raise UserError(f"{path} has a column whose name is not UTF-8; write the file again with names in UTF-8") from None
 
 
 def _python(column: Any, where: str) -> list[Any]:

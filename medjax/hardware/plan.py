@@ -2,7 +2,6 @@
 
 import collections
 import json
-import pathlib
 import shlex
 from typing import Any
 
@@ -33,8 +32,6 @@ def describe(path: str) -> ModelConfig:
   """
   if path in PRESETS:
     return PRESETS[path]
-  if pathlib.Path(path).name == "config.json":
-    path = str(pathlib.Path(path).parent)
   return load_config_and_tokenizer(path).config
 
 
@@ -197,7 +194,7 @@ def activation_bytes(program: Program, compiled: Compiled, layers: int) -> int:
 
 
 def train_flags(config: Any, defaults: Any, batch: int) -> str:
-  """The command that trains what was planned, less its data."""
+  """The command that trains what was planned, less its data, and less its model where a shape was planned."""
   from medjax.config import as_dict
 
   def flat(values, prefix=""):
@@ -207,6 +204,8 @@ def train_flags(config: Any, defaults: Any, batch: int) -> str:
   usual = dict(flat(as_dict(defaults)))
   changed = {key: value for key, value in flat(as_dict(config)) if usual.get(key) != value}
   changed["train.batch_size"] = batch
+  if config.model.path in PRESETS:
+    changed["model.path"] = "MODEL"
   settings = [
     f"--config.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
   ]

@@ -86,6 +86,8 @@ def search(
     for changes in settings:
       wanted = start | changes
       changed = with_overrides(config, wanted)
+      if best is not None and changes.get("model.attention") == best.line["attention"]:
+        continue  # what `auto` has chosen is known
       key = _effect(changed, topology.chips)
       if key in tried or len(tried) >= compiles:
         continue

@@ -17,10 +17,11 @@ from medjax.data.rows import task_rows
 from medjax.errors import RunError, UserError
 from medjax.evaluation.answering import Answering, sample
 from medjax.evaluation.answers import Answer, Sampling
+from medjax.evaluation.judge import Judge, judge_of
 from medjax.evaluation.metrics import check_primary, score_texts
 from medjax.preferences import balance
 from medjax.preferences.candidates import Candidate, Found, from_labels, from_perturbations
-from medjax.preferences.judge import Judge, from_judge, judge_of
+from medjax.preferences.judge import from_judge
 from medjax.preferences.policy import MARGIN, from_policy
 from medjax.tasks.task import Task, TextTarget
 from medjax.training.reference import weights_fingerprint

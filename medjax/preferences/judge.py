@@ -1,33 +1,16 @@
-"""A judge of the user's own, a command or a function: which of two answers is better, asked in both orders."""
+"""Preference pairs by a judge: which of two answers is better, asked in both orders."""
 
-import contextlib
 import dataclasses
-import importlib.util
-import json
-import os
-import pathlib
-import queue
-import re
-import shlex
-import shutil
-import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from medjax import files
 from medjax.data.examples import Row
-from medjax.errors import RunError, UserError
 from medjax.evaluation.answers import Answer
+from medjax.evaluation.judge import SWAPPED, Judge, ask_in_both_orders
 from medjax.preferences.candidates import Candidate, Found
 from medjax.tasks.task import Task
-
-VERDICTS = ("a", "b", "tie")
-Question = dict[str, Any]  # id, prompt (messages), answer_a, answer_b, reference
-Judge = Callable[[Sequence[Question]], Iterator[str]]
 
 
 @dataclasses.dataclass
@@ -45,34 +28,6 @@ class Agreement:
   consistent: int = 0
   ties: int = 0
   first: int = 0
-
-
-def judge_of(spec: str, timeout: float) -> Judge:
-  """The judge that a flag names.
-
-  Args:
-    spec: `FILE.py:function`, called with the fields of a question by name, returns the verdict; or a command, run
-      without a shell, which reads a question a line as JSON and writes `{"preferred": "a" | "b" | "tie"}` for each.
-    timeout: seconds that a command may take without giving a verdict.
-
-  Returns:
-    A function of questions that yields a verdict for each. It raises RunError, with the number of the question, where
-    the judge fails or says something else; no text of a question or an answer is in the message.
-
-  Raises:
-    UserError: there is no such file, function or command.
-  """
-  function = re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)", spec.strip())
-  if function and (pathlib.Path(function[1]).is_file() or not re.search(r"\s", spec.strip())):
-    called = _function(pathlib.Path(function[1]), function[2])
-    return lambda questions: _call(called, spec, questions)
-  try:
-    words = shlex.split(spec)
-  except ValueError as error:
-    raise UserError(f"--judge is no command: {error}; quote its words as a shell would") from None
-  if not words or shutil.which(words[0]) is None:
-    raise UserError(f"--judge: no command {words[0] if words else spec!r}; give a command, or FILE.py:function")
-  return lambda questions: _run(words, timeout, questions)
 
 
 def from_judge(
@@ -115,22 +70,18 @@ def from_judge(
     {
       "id": rows[index].id,
       "prompt": list(map(dict, task.prompt(rows[index]))),
-      "answer_a": a,
-      "answer_b": b,
+      "answer_a": one,
+      "answer_b": other,
       "reference": task.completion(rows[index].labels),
     }
     for index, one, other in compared
-    for a, b in ((one, other), (other, one))
   ]
-  verdicts = []
-  for verdict in judge(questions) if questions else ():
-    verdicts.append(verdict)
-    advance(1)
-  agreement = Agreement(len(compared), first=verdicts.count("a"))
+  verdicts = ask_in_both_orders(judge, questions, advance)
+  agreement = Agreement(len(compared), first=sum(pair.count("a") for pair in verdicts))
   candidates: list[list[Candidate]] = [[] for _ in rows]
   reasons = ["too_few_answers"] * len(rows)
-  for (index, one, other), first, second in zip(compared, verdicts[::2], verdicts[1::2], strict=True):
-    consistent = second == {"a": "b", "b": "a", "tie": "tie"}[first]
+  for (index, one, other), (first, second) in zip(compared, verdicts, strict=True):
+    consistent = second == SWAPPED[first]
     agreement.consistent += consistent
     agreement.ties += consistent and first == "tie"
     if consistent and first != "tie":
@@ -141,100 +92,3 @@ def from_judge(
   return [
     Found(tuple(found), "" if found else reason) for found, reason in zip(candidates, reasons, strict=True)
   ], agreement
-
-
-def _function(path: pathlib.Path, name: str) -> Callable:
-  if not path.is_file():
-    raise UserError(f"--judge: no file {path}; give FILE.py:function, or a command")
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except Exception as error:
-    raise UserError(f"--judge: {path} cannot be imported ({type(error).__name__}); run it with python first") from error
-  function = getattr(module, name, None)
-  if not callable(function):
-    raise UserError(f"--judge: {path} has no function {name}")
-  return function
-
-
-def _call(function: Callable, spec: str, questions: Sequence[Question]) -> Iterator[str]:
-  for number, question in enumerate(questions, 1):
-    try:
-      said = function(**question)
-    except Exception as error:  # whatever it is, it is the judge's; its message may hold a patient's text
-      raise RunError(
-        f"judge {spec}: {type(error).__name__} at question {number} (row {question['id']}); --debug shows where"
-      ) from error
-    yield _verdict(said, f"judge {spec}: question {number}")
-
-
-def _run(words: Sequence[str], timeout: float, questions: Sequence[Question]) -> Iterator[str]:
-  """Feeds a command in a thread of its own, so that it may answer at once or when it has read all."""
-  name = words[0]
-  lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-  with subprocess.Popen(
-    words,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    encoding="utf-8",
-    errors="replace",
-    start_new_session=True,
-  ) as process:
-
-    def feed() -> None:
-      try:
-        with process.stdin as pipe:
-          for question in questions:
-            pipe.write(json.dumps(question, ensure_ascii=False) + "\n")
-      except OSError:  # it ended; what it lacks to say is found below
-        pass
-
-    def listen() -> None:
-      for line in process.stdout:
-        lines.put(line)
-      lines.put(None)
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (feed, listen)]
-    for thread in threads:
-      thread.start()
-    try:
-      for number in range(1, len(questions) + 2):
-        try:
-          line = lines.get(timeout=timeout)
-        except queue.Empty:
-          raise RunError(
-            f"judge {name}: no line {number} within {timeout:g} s; let it flush each line, or raise --judge_timeout"
-          ) from None
-        if line is None:
-          break
-        if number > len(questions):
-          raise RunError(f"judge {name}: line {number} answers no question; {len(questions)} were asked")
-        try:
-          said = json.loads(line)
-        except json.JSONDecodeError:
-          raise RunError(f"judge {name}: line {number} is no JSON") from None
-        yield _verdict(said, f"judge {name}: line {number}")
-      try:
-        code = process.wait(timeout)
-      except subprocess.TimeoutExpired:
-        raise RunError(
-          f"judge {name}: still there {timeout:g} s after its last line; let it end with its input"
-        ) from None
-      if code:
-        raise RunError(f"judge {name}: exit code {code} after line {number - 1} of {len(questions)}")
-      if number <= len(questions):
-        raise RunError(f"judge {name}: ended after line {number - 1} of {len(questions)}; it must answer each question")
-    finally:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it started holds its pipes, too
-      for thread in threads:
-        thread.join()
-
-
-def _verdict(said: Any, where: str) -> str:
-  verdict = said.get("preferred") if isinstance(said, dict) else said
-  if not isinstance(verdict, str) or verdict not in VERDICTS:
-    raise RunError(f'{where} gives no verdict; it must be {{"preferred": "a"}}, "b" or "tie"')
-  return verdict

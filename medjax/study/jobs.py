@@ -154,7 +154,13 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
 
 
 def note_look(
-  config: Any, checkpoint: str, run: pathlib.Path, allow: bool, prior: str = "none", stop: Sequence[str] = ()
+  config: Any,
+  checkpoint: str,
+  run: pathlib.Path,
+  allow: bool,
+  model: Description | None = None,
+  prior: str = "none",
+  stop: Sequence[str] = (),
 ) -> None:
   """Writes into a study's ledger that a run of it is scored on test rows by `medjax eval`; of other runs nothing.
 
@@ -163,6 +169,7 @@ def note_look(
     checkpoint: what is scored.
     run: the folder of the run that it belongs to.
     allow: as in `looks.record`.
+    model: as in `answering`.
     prior: that label probabilities are divided by: with another one it is another look.
     stop: texts at which answers are cut; with others it is another look.
 
@@ -172,7 +179,7 @@ def note_look(
   workdir = looks.study_of(run)
   if workdir is None:
     return
-  with answering(config, checkpoint, False) as ready:
+  with answering(config, checkpoint, False, model) as ready:
     answers = weights_fingerprint(ready.policy.params) + (f"-prior {prior}" if prior != "none" else "")
     answers += f"-stop {files.fingerprint(list(stop))}" if stop else ""
   task = json.loads((run / "config.json").read_text(encoding="utf-8"))["task"]

@@ -159,7 +159,7 @@ class Checkpoints:
       yield
     except Exception as error:
       reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:400]
-      steps = _steps(pathlib.Path(self._manager.directory))
+      steps = saved_steps(pathlib.Path(self._manager.directory))
       whole = f"that of step {steps[-1]} is whole" if steps else "there is no earlier one"
       raise RunError(
         f"a checkpoint could not be written ({type(error).__name__}: {reason}); {whole}; make room or see to the "
@@ -167,7 +167,7 @@ class Checkpoints:
       ) from error
 
 
-def _steps(directory: pathlib.Path) -> list[int]:
+def saved_steps(directory: pathlib.Path) -> list[int]:
   """The steps that a folder of checkpoints has, whole or damaged, ascending."""
   return sorted(int(path.name) for path in directory.glob("[0-9]*") if _is_step(path))
 
@@ -184,7 +184,7 @@ def _set_damaged_aside(workdir: pathlib.Path) -> None:
   """
   directory = workdir / DIRECTORY
   good, damaged = None, {}
-  for step in reversed(processes.of_first(_steps(directory))):
+  for step in reversed(processes.of_first(saved_steps(directory))):
     part = (processes.index(), processes.count())
     found = processes.everyone(_damage_shown(directory / str(step), whole=good is None, part=part))
     reason = next(filter(None, found), "")
@@ -326,7 +326,7 @@ def locate(path: str | pathlib.Path) -> tuple[pathlib.Path, int] | None:
     located = locate(path.parent)
     return located and (located[0], _best_step(located[0]))
   for directory in (path / DIRECTORY, path):
-    steps = _steps(directory)
+    steps = saved_steps(directory)
     if steps:
       return directory, _newest_good(directory, steps)
   return None
@@ -342,7 +342,7 @@ def _newest_good(directory: pathlib.Path, steps: Sequence[int]) -> int:
 
 
 def _best_step(directory: pathlib.Path) -> int:
-  for step in _steps(directory):
+  for step in saved_steps(directory):
     reason = digests.damage(directory / str(step), ("metrics",))
     if reason:
       raise UserError(

@@ -233,6 +233,17 @@ class LoadedPolicy(Policy):
   identity: dict[str, Any] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared(Description):
+  """A model of which `load_policy` keeps the weights below adapters, so that checkpoints of a run share them.
+
+  Attributes:
+    frozen: such weights, by what they were asked for as.
+  """
+
+  frozen: dict[tuple, Params] = dataclasses.field(default_factory=dict, repr=False)
+
+
 def load_policy(
   path: str,
   devices: Mesh | None = None,
@@ -269,7 +280,13 @@ def load_policy(
   if "base" not in identity:
     return LoadedPolicy(None, saved, described=described, identity=identity)
   trained_dtype, kind = settings["model"]["dtype"], settings["lora"]["quantize"]
-  frozen = base_weights(identity["base"], devices, dtype if dtype and kind == "none" else trained_dtype, kind, model)
-  as_trained = jax.tree.map(lambda x: x.astype(trained_dtype) if x.dtype != trained_dtype else x, frozen)
-  _check_base(path, frozen if kind != "none" else as_trained, identity)
+  kept_dtype = dtype if dtype and kind == "none" else trained_dtype
+  known = model.frozen if isinstance(model, Shared) else {}
+  asked = (identity["base"], identity["base_weights"], devices, kept_dtype, kind)
+  frozen = known.get(asked)
+  if frozen is None:
+    frozen = base_weights(identity["base"], devices, kept_dtype, kind, model)
+    as_trained = jax.tree.map(lambda x: x.astype(trained_dtype) if x.dtype != trained_dtype else x, frozen)
+    _check_base(path, frozen if kind != "none" else as_trained, identity)
+    known[asked] = frozen
   return LoadedPolicy(frozen, saved, checkpoints.lora_of(settings), kind, described=described, identity=identity)

@@ -151,6 +151,30 @@ def test_eval_reads_the_config_of_the_checkpoint_and_prints_metrics(tmp_path, re
   ]
 
 
+def test_eval_every_passes_on_how_labels_are_chosen(tmp_path, replace):
+  saved = schema.as_dict(schema.load("", {"task": "triage"}))
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  seen = []
+  replace("medjax.evaluation.every", evaluate_every=lambda *given, **how: seen.append(how) or {})
+  argv = ["eval", "--every", f"--workdir={tmp_path}", "--split=validation", "--prior=validation", "--stop=x"]
+  assert main.main(argv) == 0
+  assert (seen[0]["options"].prior, seen[0]["options"].calibrate, list(seen[0]["stop"])) == (
+    "validation",
+    "none",
+    ["x"],
+  )
+
+
+def test_the_config_of_a_model_is_not_taken_for_that_of_a_run(tmp_path, replace, capsys):
+  (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+  seen = []
+  replace("medjax.evaluation.evaluate", evaluate=lambda config, *others, **more: seen.append(config.task) or {})
+  argv = ["eval", f"--checkpoint={tmp_path}", f"--workdir={tmp_path / 'out'}"]
+  assert main.main(argv) == 2
+  assert "name the task to evaluate with --config=FILE or --config.task=NAME" in errors(capsys)
+  assert main.main([*argv, "--config.task=triage"]) == 0 and seen == ["triage"]
+
+
 def test_damaged_saved_config_is_named(tmp_path, replace, capsys):
   (tmp_path / "config.json").write_text("{")
   assert main.main(["eval", f"--checkpoint={tmp_path}", f"--workdir={tmp_path}"]) == 2

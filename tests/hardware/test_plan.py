@@ -2,11 +2,12 @@
 
 import json
 import math
+import shlex
 
 import pytest
 
-from medjax.cli import main
-from medjax.config import base_config, with_overrides
+from medjax.cli import main, train, verb
+from medjax.config import as_dict, base_config, with_overrides
 from medjax.errors import UserError
 from medjax.hardware import flops, plan, plan_search, topologies
 from medjax.hardware.plan_program import compile_step, work_of
@@ -75,6 +76,7 @@ def test_a_plan_of_dpo_in_microbatches(model, capsys):
   argv = f"--model={model}/config.json", "--method=dpo", "--topology=v5e:2x2", "--answer=65", "--batch=12"
   (line,) = run(capsys, *argv)
   assert (line["rows"], line["microbatches"], line["attention"]) == (4, 3, "pallas")
+  assert line["model"] == model, "which training takes, too"
   assert line["memory"]["reference"] == 0
   # The loop over microbatches counts three times: with it the program does what the pairs need, and sends so, too.
   assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
@@ -137,6 +139,7 @@ def test_a_search_keeps_what_is_fast_and_fits(monkeypatch):
 
   def planned(config, topology, devices, answer, batch, price, quick):
     """Full remat alone fits, more rows are faster, tensor parallelism is slower, splash is refused."""
+    asked.append(config.model.attention)
     if config.model.attention == "splash":
       raise UserError("splash cannot run")
     rate = (config.train.microbatch_rows or 16) / config.mesh.tensor
@@ -145,15 +148,25 @@ def test_a_search_keeps_what_is_fast_and_fits(monkeypatch):
       "peak_bytes": {"full": 1, "products": 2, "none": 3}[config.model.remat],
       "tokens_per_second_per_chip": {"low": rate, "high": rate},
       "batch": batch,
+      "attention": "pallas",
     }
 
+  asked = []
   monkeypatch.setattr(plan_search, "plan", planned)
   found = plan_search.search(config, topology, [], compiles=20)
   best = found[0]
+  assert "splash" in asked and "pallas" not in asked, "which auto has chosen is not compiled again"
   assert all(candidate.line["fits"] for candidate in found)
   assert best.settings["model.remat"] == "full" and best.settings["train.microbatch_rows"] == 64
   assert best.config.mesh.tensor == 1 and best.line["batch"] == 64
-  assert "--config.model.remat=full" in plan.train_flags(best.config, base_config(), 64)
+  command = plan.train_flags(best.config, base_config(), 64)
+  assert "--config.model.remat=full" in command and "--config.model.path=MODEL" in command
+  for candidate in found:
+    words = shlex.split(plan.train_flags(candidate.config, base_config(), 64))
+    assert words[:3] == ["medjax", "train", "--workdir=RUN"]
+    again = verb.load_config(verb.parse("train", train.VERB, words[2:]))
+    wanted = with_overrides(candidate.config, {"model.path": "MODEL", "train.batch_size": 64})
+    assert as_dict(again) == as_dict(wanted), "what training reads is what was planned"
   assert len(plan_search.search(config, topology, [], compiles=2)) <= 2
 
 

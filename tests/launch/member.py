@@ -1,14 +1,12 @@
 """A process of several: they meet as the variables say, and add up their devices."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-jax.distributed.initialize(
-  os.environ["MEDJAX_COORDINATOR"], int(os.environ["MEDJAX_PROCESSES"]), int(os.environ["MEDJAX_PROCESS_ID"])
-)
+from medjax import processes
+
+processes.join()
 mesh = jax.make_mesh((jax.device_count(),), ("data",))
 ones = jax.make_array_from_callback(
   (jax.device_count(),), NamedSharding(mesh, PartitionSpec("data")), lambda _: jnp.ones((1,))

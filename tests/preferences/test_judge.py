@@ -7,7 +7,8 @@ import pytest
 from medjax.data.examples import Row
 from medjax.errors import RunError, UserError
 from medjax.evaluation.answers import Answer
-from medjax.preferences.judge import Agreement, from_judge, judge_of
+from medjax.evaluation.judge import judge_of
+from medjax.preferences.judge import Agreement, from_judge
 from medjax.tasks.task import Generation, Task, TextTarget
 
 TASK = Task(
@@ -86,13 +87,19 @@ def test_which_samples_meet_depends_on_the_seed(tmp_path):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("print('{\"preferred\": \"a\"}')\nprint('Mrs Pflaumenbaum')", "line 2 is no JSON"),
-    ('print(\'{"preferred": "Mrs Pflaumenbaum"}\')', "line 1 gives no verdict; it must be"),
-    ("print('[]')", "line 1 gives no verdict"),
-    ('print(\'{"preferred": "a"}\')\nraise SystemExit(3)', "exit code 3 after line 1 of 2"),
-    ('print(\'{"preferred": "a"}\')', "ended after line 1 of 2; it must answer each question"),
+    ("print('{\"preferred\": \"a\"}')\nprint('Mrs Pflaumenbaum')", r"line 2 \(row r0\) is no JSON"),
+    ('print(\'{"preferred": "Mrs Pflaumenbaum"}\')', r"line 1 \(row r0\) gives no verdict; it must be"),
+    ("print('[]')", r"line 1 \(row r0\) gives no verdict"),
+    (
+      'print(\'{"preferred": "a"}\')\nraise SystemExit(3)',
+      r"exit code 3 after line 1 of 2; line 2 \(row r0\) was next",
+    ),
+    ('print(\'{"preferred": "a"}\')', r"ended after line 1 of 2; line 2 \(row r0\) was next; it must"),
     ('print(\'{"preferred": "a"}\\n\' * 3)', "line 3 answers no question; 2 were asked"),
-    ("import time\ntime.sleep(60)", "no line 1 within 0.5 s; let it flush each line, or raise --judge_timeout"),
+    (
+      "import time\ntime.sleep(60)",
+      r"no line 1 \(row r0\) within 0.5 s; let it flush each line, or raise --judge_timeout",
+    ),
     (
       "import os, time\nprint('{\"preferred\": \"a\"}\\n' * 2, end='', flush=True)\nos.close(1)\ntime.sleep(60)",
       "still there 0.5 s after its last line",

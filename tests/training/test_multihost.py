@@ -1,5 +1,6 @@
 """`medjax` as several processes: what they train, save and predict is what one process does, and they end together."""
 
+import json
 import re
 import signal
 
@@ -80,6 +81,22 @@ def test_two_processes_predict_as_one(home, tmp_path, forked, four_devices):
     (two,) = (tmp_path / "two" / task).rglob("predictions.jsonl")
     assert two.read_text() == (tmp_path / task / "predictions.jsonl").read_text()
   assert not (tmp_path / "other").exists(), "process 0 alone writes"
+
+
+def test_two_processes_score_every_checkpoint_as_one(home, tmp_path, forked, four_devices):
+  settings = {"task": "numeric_classification", "model.path": str(home / "model"), "train.steps": 2}
+  settings |= {"data.train_rows": 8, "data.validation_rows": 5, "train.batch_size": 4, "optimizer.warmup_steps": 0}
+  run, log = tmp_path / "run", tmp_path / "stderr"
+  train(run, settings | {"checkpoint.every": 1, "checkpoint.keep": 2})
+  words = ["eval", "--watch", "--split=validation", f"--workdir={run}"]
+  for _ in range(2):  # the second time all is there
+    assert forked.run(words, "none", "none", log=log, devices=2) == [0, 0], log.read_text()
+    table = json.loads((run / "eval/every-validation.json").read_text())
+    assert [row["step"] for row in table["steps"]] == [1, 2]
+  config = schema.with_overrides(schema.base_config(), settings)
+  evaluate(config, str(run / "checkpoints/1"), "validation", tmp_path / "one")
+  lines = (tmp_path / "one/predictions.jsonl").read_text()
+  assert (run / "eval/1-validation/predictions.jsonl").read_text() == lines
 
 
 def test_processes_that_differ_or_fail_end_together(home, tmp_path, forked):
