@@ -13,7 +13,7 @@ from medjax.tasks.task import Target, TextTarget
 MARGIN = 0.05  # smallest relevant difference of the primary metric
 ALPHA = 0.05
 SWAPS_A_COMPARISON = 200  # so that the smallest p of a permutation test, adjusted by Holm, is at most a tenth of ALPHA
-_DECIDING = (("base", "sft"), ("sft", "dpo"), ("base", "dpo"))
+DECIDING = (("base", "sft"), ("sft", "dpo"), ("base", "dpo"))
 
 # ids, groups, references and predictions, lists of one length; with a text target also scores, a mapping for each item
 Answers = Mapping[str, Sequence]
@@ -145,16 +145,16 @@ def recommend(
   """
   rows = {(row["a"], row["b"]): row for row in comparisons}
   rows |= {(b, a): _reversed(row) for (a, b), row in rows.items() if (b, a) not in rows}
-  missing = [f"{a} -> {b}" for a, b in _DECIDING if (a, b) not in rows]
+  missing = [f"{a} -> {b}" for a, b in DECIDING if (a, b) not in rows]
   if missing:
     lacks = f"The verdict needs base, sft and dpo; this study lacks {', '.join(missing)}."
     return {"verdict": "not_decidable", "why": lacks, "more_examples": None}
-  states = {pair: _state(rows[pair], higher_is_better, margin) for pair in _DECIDING}
-  text = {pair: describe(rows[pair]) for pair in _DECIDING}
-  sft, step, dpo = _DECIDING
+  states = {pair: _state(rows[pair], higher_is_better, margin) for pair in DECIDING}
+  text = {pair: describe(rows[pair]) for pair in DECIDING}
+  sft, step, dpo = DECIDING
   metric = rows[sft]["metric"] + ("" if higher_is_better else " (lower is better)")
   no_gain = ("no relevant gain", "loss")
-  harm = "".join(f"{pair[1].upper()} does harm: {text[pair]}. " for pair in _DECIDING if states[pair] == "loss")
+  harm = "".join(f"{pair[1].upper()} does harm: {text[pair]}. " for pair in DECIDING if states[pair] == "loss")
   if states[sft] in no_gain and states[dpo] in no_gain:
     verdict = "neither_helps"
     why = f"{harm}a gain over base in {metric} of more than {margin:g} is ruled out: {text[sft]}; {text[dpo]}."
@@ -168,8 +168,8 @@ def recommend(
       f"{text[step]}."
     )
   else:
-    found = "; ".join(f"{text[pair]}: {states[pair]}" for pair in _DECIDING)
-    open_rows = [rows[pair] for pair in _DECIDING if states[pair] == "open"]
+    found = "; ".join(f"{text[pair]}: {states[pair]}" for pair in DECIDING)
+    open_rows = [rows[pair] for pair in DECIDING if states[pair] == "open"]
     more = _more_examples(open_rows, higher_is_better, margin, family or len(comparisons))
     why = f"{harm}By {metric}, {found}. {_advice(more, open_rows, margin)}"
     return {"verdict": "not_decidable", "why": why, "more_examples": more}

@@ -16,7 +16,7 @@ HALF = 4.1  # inches; half of a page, or all of a phone
 PANEL = 3.1  # inches; a third of a page
 SMALL = 2.45  # inches; a quarter of a page
 LABELS = 1.45  # inches left of the axes, for the labels of rows
-COLUMNS = (2.05, 0.85, 0.85)  # inches of each text column right of the axes
+COLUMNS = (2.05, 0.85, 0.95)  # inches of each text column right of the axes
 POINTS = 300  # most points of a curve
 
 # Placeholders in the drawing, each replaced by the CSS variable of its name, so that a figure follows the page's theme.
@@ -175,7 +175,7 @@ def curves(name: str, alt: str, panel: Panel) -> str:
   with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
     figure = Figure(figsize=(SMALL, 1.95))
     axes = figure.add_axes((0.19, 0.21, 0.78, 0.64))
-    axes.set_title(panel.title, pad=7)
+    axes.set_title(panel.title, pad=7, x=-0.22)  # from the figure's edge, since titles may be as long as it is wide
     axes.set_xlabel("step", labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -54,6 +54,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequ
     for name in [block["primary"]]
   ]
   several = names.several_seeds(study)
+  many = len(runs) > report_parts.COLUMNS
   paragraphs, references = methods_text.write(study, curves)
   columns = list(dict.fromkeys(key for row in study["training"] for key in row))
   environment = jinja2.Environment(
@@ -72,6 +73,8 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequ
     runs=runs,
     baselines=list(dict.fromkeys(row["method"] for row in study["results"] if row.get("baseline"))),
     primary=primary,
+    primary_tables=report_parts.primary_by_target(study) if many else (),
+    metric_tables=report_parts.metrics_by_target(study) if many else (),
     unread=collections.defaultdict(str, report_parts.unread(study, several)),
     published=report_parts.beside_published(study),
     published_citation=published.CITATION,

@@ -1,10 +1,11 @@
 """Which figures a report has: methods with intervals, differences, subgroups, calibration, training curves."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medjax.study import figures, names, report_parts
-from medjax.study.compare import ALPHA, p_text
+from medjax.study.compare import ALPHA, DECIDING, p_text
 
 _CURVES = (  # key of metrics.jsonl, title, dashed line, limits of the axis
   ("loss", "loss", None, None),
@@ -12,6 +13,20 @@ _CURVES = (  # key of metrics.jsonl, title, dashed line, limits of the axis
   ("rewards/accuracy", "reward accuracy", 0.5, (-0.03, 1.03)),
 )
 _NARROW = 1.75  # inches for labels beside a column of two names
+TOGETHER = 6  # most comparisons of a target that are drawn with those that decide
+
+
+@dataclasses.dataclass(frozen=True)
+class Forest:
+  """A forest plot: wide with its numbers, narrow without, the side of 0 on which the first method is better.
+
+  `title` is the target's where the figure holds comparisons beside those that decide, else empty.
+  """
+
+  title: str
+  wide: str
+  narrow: str
+  side: str
 
 
 def dots(targets: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -20,43 +35,61 @@ def dots(targets: Sequence[Mapping[str, Any]]) -> list[str]:
   for index, target in enumerate(targets):
     rows = [_row(name, row) for name, row in target["primary"]]
     metric = names.metric(target["metric"])
-    alt = f"Dot plot of {metric} for {target['title']} with 95 % intervals, {len(rows)} methods. Values: table above."
+    alt = f"Dot plot of {metric} for {target['title']} with 95 % intervals: {_spoken(rows)}."
     limits = (-0.01, 1.01) if _bounded(row for _, row in target["primary"]) else None
     out.append(
-      figures.intervals(f"dots{index}", alt, [(target["title"], rows)], metric, limits=limits, mark=target["baseline"])
-    )
-  return out
-
-
-def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[tuple[str, str, str]]:
-  """Differences with intervals, for all targets that can share an axis.
-
-  Returns:
-    For each figure it wide, with its numbers, and narrow, without; and on which side of 0 the first method is better.
-  """
-  groups: dict[tuple, list] = {}
-  for target in targets:
-    if target["comparisons"]:
-      own = None if _bounded(row for _, row in target["primary"]) else target["metric"]
-      groups.setdefault((target["lower"], own), []).append(target)
-  out = []
-  for index, ((lower, _), group) in enumerate(groups.items()):
-    detectable = any(report_parts.detectable(row) for target in group for row in target["comparisons"])
-    rows = [
-      (f"{target['title']} · {names.metric(target['metric'])}", _differences(target, detectable)) for target in group
-    ]
-    alt = f"Forest plot of the differences between methods, {len(group)} targets. Values: table of differences below."
-    headers = ("difference [95 % interval]", "p (Holm)", *(("detectable",) if detectable else ()))
-    side = "left" if lower else "right"
-    settings = {"margin": margin or 0.0, "labels": _NARROW}
-    out.append(
-      (
-        figures.intervals(f"forest{index}", alt, rows, "difference, first − second", headers, **settings),
-        figures.intervals(f"narrow{index}", alt, rows, "difference, first − second", **settings),
-        side,
+      figures.intervals(
+        f"dots{index}",
+        alt,
+        [(target["title"], rows)],
+        metric,
+        limits=limits,
+        mark=target["baseline"],
+        labels=_room(figures.LABELS, rows),
       )
     )
   return out
+
+
+def forests(targets: Sequence[Mapping[str, Any]], margin: float | None) -> list[Forest]:
+  """Differences with intervals: those that decide, for all targets that can share an axis; then the others.
+
+  Where no target has more than `TOGETHER` comparisons all are in the first figures, else the others have a figure for
+  each target.
+  """
+  apart = any(len(target["comparisons"]) > TOGETHER for target in targets)
+  groups: dict[tuple, list] = {}
+  for target in targets:
+    own = None if _bounded(row for _, row in target["primary"]) else target["metric"]
+    rows = [row for row in target["comparisons"] if not apart or (row["a"], row["b"]) in DECIDING]
+    if rows:
+      groups.setdefault((target["lower"], own), []).append((target, rows))
+  shown = [("", lower, group) for (lower, _), group in groups.items()]
+  for target in targets if apart else ():
+    rows = [row for row in target["comparisons"] if (row["a"], row["b"]) not in DECIDING]
+    if rows:
+      shown.append((target["title"], target["lower"], [(target, rows)]))
+  return [_forest(index, *of_figure, margin) for index, of_figure in enumerate(shown)]
+
+
+def _forest(index: int, title: str, lower: bool, group: Sequence[tuple[Mapping, list]], margin: float | None) -> Forest:
+  detectable = any(report_parts.detectable(row) for _, rows in group for row in rows)
+  drawn = [
+    (f"{target['title']} · {names.metric(target['metric'])}", _differences(rows, detectable)) for target, rows in group
+  ]
+  found = "; ".join(
+    f"{name}: " + ", ".join(f"{row.label} {row.columns[0]}{' shown' if row.filled else ''}" for row in rows)
+    for name, rows in drawn
+  )
+  alt = f"Forest plot of differences with 95 % intervals, “shown” where p is below 0.05 after Holm. {found}."
+  headers = ("difference [95 % interval]", "p (Holm)", *(("detectable",) if detectable else ()))
+  settings = {"margin": margin or 0.0, "labels": _room(_NARROW, [row for _, rows in drawn for row in rows])}
+  return Forest(
+    title,
+    figures.intervals(f"forest{index}", alt, drawn, "difference, first − second", headers, **settings),
+    figures.intervals(f"narrow{index}", alt, drawn, "difference, first − second", **settings),
+    "left" if lower else "right",
+  )
 
 
 def subgroups(found: Sequence[Mapping[str, Any]], several_seeds: bool) -> list[tuple[str, str]]:
@@ -69,10 +102,12 @@ def subgroups(found: Sequence[Mapping[str, Any]], several_seeds: bool) -> list[t
         levels.setdefault(f"{row['level']} · {row['n']} rows", []).append(_row(names.run(row, several_seeds), row))
     if levels:
       title = f"{group['title']} by {group['column']}"
-      alt = f"Dot plot of {group['metric']} for {title} with 95 % intervals. Values: table of subgroups below."
+      alt = f"Dot plot of {group['metric']} for {title} with 95 % intervals. {_ends(levels)}"
       limits = (-0.01, 1.01) if _bounded(row for row in group["rows"] if row["low"] is not None) else None
       own = list(levels.items())
-      out.append((title, figures.intervals(f"subgroup{index}", alt, own, group["metric"], limits=limits)))
+      labels = _room(figures.LABELS, [row for rows in levels.values() for row in rows])
+      drawn = figures.intervals(f"subgroup{index}", alt, own, group["metric"], limits=limits, labels=labels)
+      out.append((title, drawn))
   return out
 
 
@@ -121,7 +156,24 @@ def _bounded(rows) -> bool:
   return all(0 <= row["low"] and row["high"] <= 1 for row in rows)
 
 
-def _differences(target, detectable: bool) -> list[figures.Row]:
+def _room(least: float, rows: Sequence[figures.Row]) -> float:
+  """Inches that the labels of rows need."""
+  return max(least, 0.2 + 0.072 * max(len(row.label) for row in rows))
+
+
+def _spoken(rows: Sequence[figures.Row]) -> str:
+  """Rows in words: each with its value and interval."""
+  return "; ".join(f"{row.label} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in rows)
+
+
+def _ends(levels: Mapping[str, Sequence[figures.Row]]) -> str:
+  """The lowest and the highest value of a figure in words."""
+  found = [(row.value, f"{row.label}, {level}") for level, rows in levels.items() for row in rows]
+  (low, lowest), (high, highest) = min(found), max(found)
+  return f"Lowest: {low:.3f} ({lowest}); highest: {high:.3f} ({highest}). All values: table of subgroups below."
+
+
+def _differences(rows, detectable: bool) -> list[figures.Row]:
   return [
     figures.Row(
       f"{names.method(row['b'])} − {names.method(row['a'])}",
@@ -133,7 +185,7 @@ def _differences(target, detectable: bool) -> list[figures.Row]:
       ),
       filled=row["p_holm"] < ALPHA,
     )
-    for row in target["comparisons"]
+    for row in rows
   ]
 
 

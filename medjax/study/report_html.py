@@ -18,6 +18,7 @@ VERDICTS = {  # id -> mark, plain words
   "not_decidable": ("?", "This test set does not settle the question."),
 }
 MATRIX_LABELS = 8  # more labels than this make a list of confusions instead of a matrix
+RUNS = 8  # more runs than this, and the figures of each target are folded
 CONFUSIONS = 10  # length of that list
 _BASELINES = {
   "majority": "the commonest label of the training rows, among a row's own options where it has some",
@@ -58,6 +59,7 @@ def write_html(
   targets, margin = _targets(study), study.get("protocol", {}).get("margin")
   paragraphs, references = methods_text.write(study, curves)
   several, groups = names.several_seeds(study), report_parts.subgroups(study, names.several_seeds(study))
+  many = len(_methods(study)) > report_parts.COLUMNS
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -78,13 +80,17 @@ def write_html(
     summary=_summary(study["recommendations"]),
     targets=targets,
     methods=_methods(study),
+    many=many,
+    primary_tables=report_parts.primary_by_target(study) if many else (),
+    metric_tables=report_parts.metrics_by_target(study) if many else (),
+    folded=len(report_parts.runs(study)) > RUNS,
     several_seeds=several,
     baselines={names.method(name): _BASELINES.get(name, "") for name in baselines},
     dots=report_figures.dots(targets),
     published=report_parts.beside_published(study),
     published_citation=published.CITATION,
     forests=report_figures.forests(targets, margin),
-    differences=report_parts.differences(study) if study["comparisons"] else None,
+    differences=report_parts.differences(study),
     subgroup_figures=report_figures.subgroups(groups, several),
     subgroup_tables=groups,
     calibration_figures=report_figures.reliability(study, several),

@@ -1,7 +1,7 @@
 """What both reports show beside the results, as titles, headers and rows of text: costs, data, subgroups and more."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from medjax.study import compare, names, published
@@ -26,6 +26,8 @@ TESTS = {
   "mcnemar_exact": "McNemar, exact",
   "permutation": "permutation over patients",
 }
+COLUMNS = 6  # more methods than this are rows of a table for each target
+LONG = 30  # more rows than this make a table for each target
 _EFFECTS = {"cohens_g": "Cohen’s g", "cohens_dz": "Cohen’s d"}
 _SCORES = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
 _AREAS = {"auroc": "AUROC", "auprc": "AUPRC"}
@@ -41,9 +43,60 @@ class Table:
   numbers: frozenset[int] = frozenset()
 
 
-def differences(study: Study) -> Table:
-  """All comparisons, with what was recorded of each."""
+def runs(study: Study) -> list[str]:
+  """The names of all runs and baselines, in the order of the results."""
+  several = names.several_seeds(study)
+  return list(dict.fromkeys(names.run(row, several) for row in study["results"]))
+
+
+def primary_by_target(study: Study) -> list[Table]:
+  """For each target its primary metric: a row for each method and baseline, a column for each seed."""
+  several, out = names.several_seeds(study), []
+  for rows in _by_target(row for row in study["results"] if row["primary"]):
+    metric = rows[0]["metric"]
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    best = (min if metric in names.LOWER_IS_BETTER else max)(row["value"] for row in rows)
+    cells: dict[str, dict] = {}
+    for row in rows:
+      mark = " ▲" if row["value"] == best else ""
+      cells.setdefault(names.method(row["method"]), {})[row["seed"]] = f"{_value(row)}{mark}"
+    body = tuple((name, *(own.get(seed, "–") for seed in seeds)) for name, own in cells.items())
+    header = ("Method", *(f"seed {seed}" for seed in seeds)) if several else ("Method", "value")
+    caption = f"{names.target(rows[0])}: {names.metric(metric)} with its 95 % interval, n = {rows[0]['n']}"
+    out.append(Table(caption, header, body))
+  return out
+
+
+def metrics_by_target(study: Study) -> list[Table]:
+  """For each target all its metrics: a row for each run, a column for each metric."""
+  several, out = names.several_seeds(study), []
+  for rows in _by_target(study["results"]):
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    cells: dict[str, dict] = {}
+    for row in rows:
+      cells.setdefault(names.run(row, several), {})[row["metric"]] = _value(row)
+    body = tuple((name, *(own.get(metric, "–") for metric in metrics)) for name, own in cells.items())
+    header = ("Method", *map(names.metric, metrics))
+    out.append(Table(f"{names.target(rows[0])}: all metrics, n = {rows[0]['n']}", header, body))
+  return out
+
+
+def _by_target(rows: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+  found: dict[tuple[str, str], list] = {}
+  for row in rows:
+    found.setdefault((row["task"], row["target"]), []).append(row)
+  return list(found.values())
+
+
+def differences(study: Study) -> list[Table]:
+  """All comparisons, with what was recorded of each: one table, or where it would be long one for each target."""
   rows = study["comparisons"]
+  if len(rows) <= LONG:
+    return [_differences(rows)] if rows else []
+  return [_differences(own, f"{names.target(own[0])}: ") for own in _by_target(rows)]
+
+
+def _differences(rows: list[Mapping[str, Any]], title: str = "") -> Table:
   columns = {
     "Comparison": lambda row: f"{names.method(row['b'])} − {names.method(row['a'])}",
     "Metric": lambda row: names.metric(row["metric"]),
@@ -59,18 +112,20 @@ def differences(study: Study) -> Table:
   }
   cells = {name: [of(row) for row in rows] for name, of in columns.items()}
   kept = [name for name, values in cells.items() if any(values)]
-  body = tuple((names.target(row), *values) for row, *values in zip(rows, *(cells[name] for name in kept), strict=True))
+  body = tuple(zip(*(cells[name] for name in kept), strict=True))
+  if not title:
+    body = tuple((names.target(row), *values) for row, values in zip(rows, body, strict=True))
   notes = {
     "Detectable": "Detectable: where no difference is shown, the one that these rows would show with 80 % power.",
     "Between seeds": "Between seeds: standard deviation of the difference that is owed to the training seed.",
   }
   caption = " ".join(
     [
-      "Difference in the primary metric, first method named minus second.",
+      f"{title}Difference in the primary metric, first method named minus second.",
       *(notes[name] for name in notes if name in kept),
     ]
   )
-  return Table(caption, ("Target", *kept), body)
+  return Table(caption, tuple(kept) if title else ("Target", *kept), body)
 
 
 def costs(study: Study) -> Table | None:

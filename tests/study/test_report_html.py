@@ -1,16 +1,17 @@
 import copy
 import html
+import itertools
 import json
 import re
 
 import numpy as np
 import pytest
 from chromium import visit
-from test_report import COST, DETAILS, FULL, STUDY, WHERE, result
+from test_report import COST, DETAILS, FULL, STUDY, WHERE, comparison, result
 
 from medjax import tasks
 from medjax.errors import UserError
-from medjax.study import figures, recorded, report_html, reports
+from medjax.study import figures, recorded, report, report_html, reports
 from medjax.tasks import triage
 
 CONFIG = {
@@ -154,6 +155,49 @@ def test_methods_of_all_kinds_have_colours_of_their_own_and_unknown_ones_are_dra
   assert len({figures.color_of(method) for method in ["base", "sft", "dpo", *many]}) == 9
   assert "Ways to adapt a model compared" in page
   assert visit(tmp_path / "report.html", tmp_path / "profile").console == []
+
+
+def many_methods():
+  """A study of eight methods and three seeds on two targets, with every pair compared."""
+  methods = ["base", "few_shot", "sft", "dpo", "dpo_from_base", "orpo", "simpo", "kto"]
+  other = {"task": "triage", "target": "provider"}
+  rows = [
+    result(where, method, "macro_f1", 0.3 + 0.05 * index + 0.01 * seed, True, seed)
+    for where in (WHERE, other)
+    for index, method in enumerate(methods)
+    for seed in range(3)
+  ]
+  pairs = [
+    comparison(where, a, b, "macro_f1", 0.1, 0.0001)
+    for where in (WHERE, other)
+    for a, b in itertools.combinations(methods, 2)
+  ]
+  return study(results=rows, comparisons=pairs)
+
+
+TABLES_RUN_OVER = (
+  "[...document.querySelectorAll('#results table')]"
+  ".filter(e => e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right + 1).length"
+)
+TITLES_CUT = (
+  "[...document.querySelectorAll('svg')].filter(e => e.checkVisibility()).flatMap(e => [...e.querySelectorAll('text')]"
+  ".filter(t => t.getBoundingClientRect().right > e.getBoundingClientRect().right + 2).map(t => t.textContent))"
+)
+
+
+def test_many_methods_stay_readable(tmp_path):
+  curves = [{**CURVES[1], "method": "dpo_from_base"}]
+  page = written(tmp_path, many_methods(), curves)
+  over, cut = visit(tmp_path / "report.html", tmp_path / "profile", [TABLES_RUN_OVER, TITLES_CUT]).values
+  assert over == 0 and cut == []
+  first = re.search(r'id="forest0.*?</svg>|<svg[^>]*aria-label="Forest[^"]*"', page, re.DOTALL)[0]
+  assert html.unescape(first).count("SFT − base +0.100 [+0.050, +0.150] shown") == 2, "a figure says what it shows"
+  assert first.count("KTO") == 0, "the question's comparisons come first"
+  assert page.count("Other comparisons of") == 2 and page.count('<strong class="best">') == 0
+  assert words(page).count("0.670 [0.570, 0.770] ▲") == 2
+  report.write_report(many_methods(), tmp_path / "report.md")
+  lines = (tmp_path / "report.md").read_text().split("## Reporting checklist")[0].splitlines()
+  assert max(len(line) for line in lines if line.startswith("|")) < 160
 
 
 def test_published_figures_stand_beside_the_same_task_and_model_only(tmp_path):

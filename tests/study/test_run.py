@@ -114,6 +114,37 @@ def test_details_are_of_the_same_runs_and_rows(whole):
   assert all(f'id="{part}"' in page for part in ("subgroups", "calibration", "cost", "data", "training"))
 
 
+NAMED_BY_DATA = {"settings", "packages", "training_seconds", "labels", "rows", "answers", "starts", "splits", "targets"}
+
+
+def keys_of(value):
+  """Keys of a JSON value at all depths, without those that are names of tasks, labels or settings."""
+  if isinstance(value, list):
+    return set().union(*map(keys_of, value))
+  if not isinstance(value, dict):
+    return set()
+  return set(value).union(*(set() if key in NAMED_BY_DATA else keys_of(inner) for key, inner in value.items()))
+
+
+def test_every_key_of_study_json_is_in_its_documented_schema(whole):
+  study = json.loads((whole[0] / "study.json").read_text())
+  text = (pathlib.Path(__file__).parents[2] / "docs/architecture.md").read_text()
+  documented = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("and `study.json`:")[1].split("###")[0], re.M))
+  assert set(study) == set(documented)
+  for key, value in study.items():
+    own = (
+      [value]
+      if key != "data"
+      else [*value.values(), *(card["splits"][s] for card in value.values() for s in card["splits"])]
+    )
+    if key == "environment":
+      own = [{**value, "data": None}]
+    if key == "protocol":
+      own = [{name: inner for name, inner in value.items() if name != "chosen"}, {"chosen": None}]
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", documented[key]))))
+    assert keys_of(own) - words == set(), key
+
+
 def test_the_plan_is_told_before_and_progress_with_the_time_left(whole):
   lines = whole[2].splitlines()
   plan = lines.index(next(line for line in lines if line.startswith("task ")))
