@@ -138,7 +138,7 @@ def check(study: Mapping[str, Any]) -> None:
 
 
 def _line(name, metric, value, interval, n, p) -> str:
-  return f"  {name:<18} {metric:<30} {value:>7}  {interval:<18} {n:>6}  {p:>8}"
+  return f"  {name:<24} {metric:<29} {value:>7}  {interval:<18} {n:>6} {p:>8}"
 
 
 def _metric(name: str) -> str:

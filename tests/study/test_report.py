@@ -247,7 +247,7 @@ def test_console_table_has_every_target_and_method_and_fits():
   assert lines[4].split() == ["sft", "macro_f1", "0.620", "[0.520,", "0.720]", "150"]
   assert lines[6].split() == ["sft", "-", "base", "macro_f1", "+0.320", "[+0.270,", "+0.370]", "<0.001"]
   start = lines.index("triage / urgency")
-  assert "dpo - sft          triage_cost (lower is better)   -0.500" in lines[start + 4]
+  assert "dpo - sft                triage_cost (lower is better)  -0.500" in lines[start + 4]
   assert lines[start + 5].startswith("  verdict: dpo_adds. DPO lowers the cost.")
 
 
