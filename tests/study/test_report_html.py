@@ -190,6 +190,8 @@ def test_many_methods_stay_readable(tmp_path):
   page = written(tmp_path, many_methods(), curves)
   over, cut = visit(tmp_path / "report.html", tmp_path / "profile", [TABLES_RUN_OVER, TITLES_CUT]).values
   assert over == 0 and cut == []
+  scrolls, low = visit(tmp_path / "report.html", tmp_path / "phone", [SCRIPTS[3], CONTRAST], 390, scheme="dark").values
+  assert scrolls <= 0 and low == []
   first = re.search(r'id="forest0.*?</svg>|<svg[^>]*aria-label="Forest[^"]*"', page, re.DOTALL)[0]
   assert html.unescape(first).count("SFT − base +0.100 [+0.050, +0.150] shown") == 2, "a figure says what it shows"
   assert first.count("KTO") == 0, "the question's comparisons come first"
