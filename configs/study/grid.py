@@ -5,7 +5,7 @@
 SFT and DPO have each a grid of 2 x 2: learning rate and steps, learning rate and beta. With --halving=2 all four
 settings are trained to a quarter of their steps, the better two on validation to half, the best to the end; without it
 all four are trained to the end. The test rows are scored once for each seed, by the setting that was chosen. Expect a
-quarter of an hour; stop it when you like, the same command goes on.
+half to three quarters of an hour; stop it when you like, the same command goes on.
 """
 
 from medjax.config import base_config
