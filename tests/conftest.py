@@ -1,9 +1,13 @@
 """Every test runs on eight simulated CPU devices, with arithmetic that does not depend on the machine."""
 
+import ctypes
+import gc
 import importlib.metadata
 import os
+import sys
 
 import pytest
+import reaper
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny programs take longer to compile than to run: without LLVM's optimizations they compile in a tenth of the time.
@@ -12,13 +16,17 @@ FLAGS = [
   "--xla_backend_optimization_level=0",
   "--xla_llvm_disable_expensive_passes=true",
 ]
-# Later versions do not know this flag, and XLA ends a process that it meets with an unknown one.
+# It halves the time to compile. Later versions do not know this flag, and an unknown one ends the process.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
   FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # shapes are made to fit where it is meant, never by accident
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def pytest_configure(config):
+  config.reaper = reaper.start()
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +39,40 @@ def of_the_process(monkeypatch):
 
   monkeypatch.setattr(runtime, "keep_compiled_programs", lambda: None)
   monkeypatch.setattr(runtime, "quiet", lambda: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices():
+  """A mesh that leaves its sizes open has two of the eight devices: sharded as on eight, in less time."""
+  import jax
+
+  from medjax.training import mesh
+
+  make_mesh, count = mesh.make_mesh, [2]
+
+  def of_few(sizes, devices=None):
+    few = devices is None and sorted(sizes.values()) == [-1, 1, 1, 1]
+    return make_mesh(sizes, jax.devices()[: count[0]] if few else devices)
+
+  mesh.make_mesh = of_few
+  yield count
+  mesh.make_mesh = make_mesh
+
+
+@pytest.fixture
+def eight_devices(two_devices):
+  """For tests of meshes: one that leaves its sizes open has all of the devices."""
+  two_devices[0] = 8
+  yield
+  two_devices[0] = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+  """A module leaves no compiled programs or arrays behind: they grew to several gigabytes."""
+  yield
+  if "jax" in sys.modules:
+    sys.modules["jax"].clear_caches()
+  gc.collect()
+  if sys.platform == "linux":
+    ctypes.CDLL(None).malloc_trim(0)

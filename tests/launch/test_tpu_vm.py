@@ -11,7 +11,7 @@ from stages import SOON, TOKEN
 from tpu_vm import Worker, verdict
 
 WHERE = ("--name=pod", "--zone=us-east5-b")
-RUN = ("run", *WHERE, "--poll_seconds=0.1", "--bucket=my-bucket", *SOON)
+RUN = ("run", *WHERE, "--poll_seconds=0.3", "--bucket=my-bucket", *SOON)
 COMMAND = ("--", "train", '--config.task=it\'s "q" $(touch x) `y` \\ *\nend', "--workdir=/mnt/bucket/a b")
 
 # Flags of each command in the gcloud 528.0.0 SDK, and those that every command has.

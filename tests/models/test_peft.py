@@ -69,7 +69,6 @@ def make_adapter(base: pathlib.Path, path: pathlib.Path, **settings) -> pathlib.
 @pytest.mark.parametrize(
   "settings",
   [
-    {},
     {"use_rslora": True, "target_modules": r".*\.(o_proj|down_proj)"},
     {"target_modules": ["o_proj", "down_proj"], "rank_pattern": {"o_proj": 2}, "alpha_pattern": {"layers.1.mlp.*": 3}},
     {"target_modules": ["o_proj", "down_proj"], "alpha_pattern": {r"^model\.(.*\.)?layers\.0\..*o_proj": 40}},

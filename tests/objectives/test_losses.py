@@ -194,7 +194,7 @@ def rows_of(members, rows=8):
   return fill_rows(members, range(len(members)), [[i] for i in range(len(members))], RowShape(40, 16, 2), rows)
 
 
-@pytest.mark.parametrize("name", ON_PAIRS)
+@pytest.mark.parametrize("name", ["sigmoid", "ipo_mean", "simpo", "orpo"])  # by sums, by means, without a reference
 def test_microbatches_equal_one_big_batch(name):
   """Answers of 1 to 6 tokens and an empty row; an SFT term, whose count is not that of the pairs, in all but ORPO."""
   objective = objective_of(name, sft_weight=0.0 if name == "orpo" else 2.0)
@@ -208,7 +208,7 @@ def test_microbatches_equal_one_big_batch(name):
   with jax.default_matmul_precision("highest"):
     whole = jitted(objective)(params, None, reference, stacked(1), 1)
     split = jitted(objective)(params, None, reference, stacked(8), 7)
-  packed.assert_trees_close(split[0], whole[0], 1e-4 if name == "ipo_sum" else 1e-5)
+  packed.assert_trees_close(split[0], whole[0])
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(whole[0])) > 1e-3
   np.testing.assert_allclose(split[1], whole[1], rtol=1e-5)
   assert split[2].keys() == whole[2].keys()

@@ -110,16 +110,16 @@ def assert_equal(found, wanted, relative=1e-5):
 
 
 @pytest.mark.parametrize(
-  ("name", "trl", "more"),
+  ("name", "trl", "more", "sft_weight"),
   [
-    ("sigmoid", "sigmoid", {}),
-    ("sigmoid_norm", "sigmoid_norm", {}),
-    ("robust", "robust", {"label_smoothing": SMOOTHING}),
-    ("ipo_mean", "ipo", {}),
-    ("hinge", "hinge", {}),
+    ("sigmoid", "sigmoid", {}, 0.0),
+    ("sigmoid", "sigmoid", {}, 0.7),
+    ("sigmoid_norm", "sigmoid_norm", {}, 0.0),
+    ("robust", "robust", {"label_smoothing": SMOOTHING}, 0.7),
+    ("ipo_mean", "ipo", {}, 0.7),
+    ("hinge", "hinge", {}, 0.0),
   ],
 )
-@pytest.mark.parametrize("sft_weight", [0.0, 0.7])
 def test_dpo_losses(dpo, loaded, name, trl, more, sft_weight):
   """Alone, and with TRL's loss type `sft` beside them: a mean over the chosen answers' tokens of the batch."""
   made, batch = dpo

@@ -55,9 +55,8 @@ def test_a_checkpoint_holds_adapters_alone(home, sft, tmp_path):
   assert seen[0]["loss"] == pytest.approx(first, abs=1e-6), "both start from the base model"
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora__dropout": 0.3}, {"lora__quantize": "nf4"}])
-def test_an_interruption_leaves_no_trace(home, tmp_path, monkeypatch, changes):
-  settings = lora(home, train__steps=6, **changes)
+def test_an_interruption_leaves_no_trace(home, tmp_path, monkeypatch):
+  settings = lora(home, train__steps=6, lora__dropout=0.3, lora__quantize="nf4")
   train(tmp_path / "whole", settings)
 
   class Crash(Exception):
@@ -87,7 +86,7 @@ def test_dropout_changes_the_curve_and_not_what_is_evaluated(home, sft, tmp_path
   np.testing.assert_array_equal(model.logp(PROMPTS, ANSWERS), model.logp(PROMPTS, ANSWERS))
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8", "nf4"])
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_three_ways_to_the_same_reference(home, tmp_path, quantize):
   """Computed ahead, live from a copy of the adapters, and the base below the adapters: one curve."""
   found = {}

@@ -142,8 +142,14 @@ def alone(name, moments):
   return steps(name, moments, 2)
 
 
-@pytest.mark.parametrize(("name", "moments"), [("adafactor", "float32"), ("lion", "bfloat16"), ("adamw", "bfloat16")])
-@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}], ids=["fsdp", "fsdp_tensor"])
+@pytest.mark.parametrize(
+  ("name", "moments", "sizes"),
+  [
+    ("adafactor", "float32", {"fsdp": 8}),
+    ("adafactor", "float32", {"fsdp": 4, "tensor": 2}),
+    ("lion", "bfloat16", {"fsdp": 4, "tensor": 2}),
+  ],
+)
 def test_eight_devices_equal_one(name, moments, sizes):
   wanted, wanted_metrics = alone(name, moments)
   got, metrics = steps(name, moments, 2, {**ONE, **sizes})
@@ -164,7 +170,7 @@ def test_eight_devices_equal_one(name, moments, sizes):
   assert big.size // big.addressable_shards[0].data.size == 8
 
 
-@pytest.mark.parametrize(("name", "moments"), [("adamw", "bfloat16"), ("lion", "bfloat16"), ("adafactor", "float32")])
+@pytest.mark.parametrize(("name", "moments"), [("lion", "bfloat16"), ("adafactor", "float32")])
 def test_a_checkpoint_brings_the_state_back(home, tmp_path, monkeypatch, name, moments):
   """A run that is stopped and goes on repeats the curve of one that is not, bit for bit."""
   settings = overrides(

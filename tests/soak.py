@@ -1,0 +1,8 @@
+"""How much of what takes minutes a test does: a short form in the suite, the long one in `make soak`."""
+
+import os
+
+
+def count(short: int, long: int) -> int:
+  """The number for this run: `long` where MEDJAX_SOAK is set."""
+  return long if os.environ.get("MEDJAX_SOAK") else short
