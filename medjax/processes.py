@@ -16,7 +16,9 @@ from medjax.errors import RunError, UserError
 
 _VARIABLES = ("MEDJAX_COORDINATOR", "MEDJAX_PROCESSES", "MEDJAX_PROCESS_ID")
 _FAILED = "medjax/failed"  # where a process that fails says so
+_LEFT = "medjax/left"  # where each process says that it ends
 _POLL_SECONDS = 1.0
+_GRACE_SECONDS = 5.0  # for a process that is about to fail by itself, as all do that refuse the same thing
 _PATIENCE_SECONDS = 3600  # for a value that another process has to work for; one that fails says so at once
 
 
@@ -132,10 +134,25 @@ def _watch() -> None:
       reason = _group.client.key_value_try_get(_FAILED)
     except Exception:  # nothing is there, or the connection is lost, which JAX itself ends the process for
       continue
-    if _group.left.is_set():
+    if _group.left.wait(_GRACE_SECONDS):
       return
     print(f"medjax: {reason}; this one ({_group.index}) ends, too", file=sys.stderr, flush=True)
+    _say_left()
     os._exit(1)
+
+
+def _say_left() -> None:
+  with contextlib.suppress(Exception):  # the connection is lost
+    _group.client.key_value_set(f"{_LEFT}/{_group.index}", "")
+
+
+def _wait_for_others() -> None:
+  """Process 0 holds the values that the others look for, so it ends last."""
+  deadline = time.monotonic() + _GRACE_SECONDS + 3 * _POLL_SECONDS
+  for other in range(1, _group.count):
+    with contextlib.suppress(Exception):  # it was killed, or hangs
+      rest = max(0.001, deadline - time.monotonic())
+      _group.client.blocking_key_value_get(f"{_LEFT}/{other}", int(1000 * rest))
 
 
 def leave(code: int, reason: str = "") -> None:
@@ -152,8 +169,9 @@ def leave(code: int, reason: str = "") -> None:
     return
   with contextlib.suppress(Exception):  # another one has failed already, or the connection is lost
     _group.client.key_value_set(_FAILED, f"process {_group.index} failed: {reason}")
-    if is_first():
-      time.sleep(3 * _POLL_SECONDS)  # it holds the values that the others look for
+  _say_left()
+  if is_first():
+    _wait_for_others()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

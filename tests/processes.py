@@ -30,7 +30,7 @@ def run_together(script: pathlib.Path, each: list[list[str]], devices: int = 2, 
   try:
     meanwhile()
     for process in processes:
-      printed, _ = process.communicate(timeout=240)
+      printed, _ = process.communicate(timeout=600)
       assert process.returncode == 0, printed
   finally:
     for process in processes:
@@ -44,7 +44,7 @@ class Forks:
     self._parent = parent
 
   def run(
-    self, words: list[str], *points: str, log: pathlib.Path, more: list[list[str]] | None = None, devices: int = 8
+    self, words: list[str], *points: str, log: pathlib.Path, more: list[list[str]] | None = None, devices: int = 2
   ):
     """Runs a command of medjax up to a point, or as several processes, each up to its own.
 
@@ -76,8 +76,10 @@ def forks():
   """A process to start others from."""
   command = [sys.executable, str(TESTS / "training" / "interrupted.py")]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-    yield Forks(parent)
-    parent.stdin.close()
+    try:
+      yield Forks(parent)
+    finally:
+      parent.stdin.close()  # with which it ends
 
 
 def free_port() -> int:

@@ -332,7 +332,7 @@ def test_help_of_each_verb_lists_its_flags_only(verb, capsys):
 def run(*words, **options):
   command = [sys.executable, "-m", "medjax", *words]
   cwd = pathlib.Path(medjax.__file__).parents[1]
-  return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, **options)
+  return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **options)
 
 
 def test_the_command_itself():
@@ -349,7 +349,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly():
   reading, writing = os.pipe()
   os.close(reading)
   command = [sys.executable, "-m", "medjax", "--help"]
-  done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+  done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300)
   os.close(writing)
   assert done.returncode == 1 and done.stderr == "medjax: stdout was closed before all was written\n"
 
@@ -359,7 +359,7 @@ def test_help_does_not_import_jax():
     "import sys; from medjax.cli import main; main.main([]); "
     "[main.main([verb, '--help']) for verb in main.VERBS]; sys.exit('jax' in sys.modules)"
   )
-  assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode == 0
 
 
 def test_compiled_programs_are_kept_in_the_cache_directory(tmp_path):
@@ -369,6 +369,6 @@ def test_compiled_programs_are_kept_in_the_cache_directory(tmp_path):
   )
   environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   subprocess.run(
-    [sys.executable, "-c", code], env={**environment, "MEDJAX_CACHE": str(tmp_path)}, check=True, timeout=120
+    [sys.executable, "-c", code], env={**environment, "MEDJAX_CACHE": str(tmp_path)}, check=True, timeout=300
   )
   assert any((tmp_path / "xla").iterdir())

@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -18,7 +20,8 @@ NAMES = (
 PLAIN = {"hostname": 'basename "$HOME"', "mountpoint": "exit 1", "sudo": "exit 0"}
 
 TOKEN = "hf_$ecret token'\"7"
-SOON = ("--retry_seconds=0.05", "--timeout_seconds=20")
+SOON = ("--retry_seconds=0.05", "--timeout_seconds=60")
+LIMIT = 300  # seconds after which something hangs; a busy machine takes long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,19 @@ class Stage:
 
   def launch(self, script: str, *words: str) -> subprocess.CompletedProcess:
     process = self.start(script, *words)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=LIMIT)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+  def wait_for(self, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+
+  def wait_for_runs(self, count: int) -> None:
+    """Until so many workers run the command, and listen to signals."""
+    path = self.path / "running.count"
+    self.wait_for(lambda: path.exists() and path.stat().st_size >= count)
 
   def calls(self, *names: str) -> list[list[str]]:
     """The words of all calls, or of those of some programs."""

@@ -136,8 +136,9 @@ def medjax(words: list[str], _: str) -> int:
   run = runs[min(count(f"run-{home()}"), len(runs) - 1)]
   ended = []
   signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+  count("running")
   print("training", flush=True)
-  deadline = time.monotonic() + (60 if run.get("term") else run.get("seconds", 0))
+  deadline = time.monotonic() + (600 if run.get("term") else run.get("seconds", 0))
   while not ended and time.monotonic() < deadline:
     time.sleep(0.02)
   return run["exit"]

@@ -51,7 +51,7 @@ def printed(command: list[str], folder: str, programs: dict[str, str] | None = N
     path.write_text(text)
     path.chmod(0o755)
   environment = {"PATH": os.pathsep.join([folder, os.environ["PATH"]]), "SLURM_JOB_ID": "1"}
-  done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=20)
+  done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=300)
   return done.stdout.decode().split("\0")[:-1]
 
 
@@ -113,7 +113,9 @@ def test_through_what_a_dry_run_prints(words):
 @example("END\nEND_\n$A `b`")
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1))
 def test_what_a_dry_run_shows_of_stdin(text):
-  done = subprocess.run(["bash", "-c", commands.display(["cat"], text)], stdout=subprocess.PIPE, check=True, timeout=20)
+  done = subprocess.run(
+    ["bash", "-c", commands.display(["cat"], text)], stdout=subprocess.PIPE, check=True, timeout=300
+  )
   assert done.stdout.decode().removesuffix("\n") == text.removesuffix("\n")
 
 

@@ -4,10 +4,9 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
-from stages import TOKEN
+from stages import LIMIT, TOKEN
 
 RUN = ("run", "--name=job", "--nodes=2", "--gpus_per_node=4", "--retry_seconds=0.05")
 COMMAND = ("--", "train", '--config.task=it\'s "q" $(touch x) `y` \\ *\nend', "--workdir=/shared/a b")
@@ -34,7 +33,7 @@ def requeued(stage):
 def test_the_job_runs_the_command_as_it_was_given(stage):
   assert "job 123, log in runs/logs/job.log" in submit(stage, "--sbatch=--constraint=h100").stdout
   assert stage.calls("sbatch") == [["sbatch", "--parsable", "--constraint=h100"]]
-  assert job(stage).wait(20) == 0
+  assert job(stage).wait(LIMIT) == 0
   assert stage.calls("medjax-python") == [["medjax-python", "-m", "medjax", *COMMAND[1:]]]
   assert stage.calls("srun")[0][1:3] == ["--kill-on-bad-exit=0", "--wait=300"]
   assert not requeued(stage)
@@ -52,11 +51,9 @@ def test_sigterm_reaches_the_processes_and_the_job_queues_again(stage):
   stage.runs({"term": True, "exit": 75})
   submit(stage)
   process = job(stage)
-  while not stage.calls("medjax-python"):
-    time.sleep(0.05)
-  time.sleep(0.3)
+  stage.wait_for_runs(1)
   process.send_signal(signal.SIGTERM)
-  assert process.wait(20) == 75
+  assert process.wait(LIMIT) == 75
   assert stage.calls("scancel") == [["scancel", "--signal=TERM", "123"]]
   assert requeued(stage)
 
@@ -65,7 +62,7 @@ def test_sigterm_reaches_the_processes_and_the_job_queues_again(stage):
 def test_exit_codes_say_whether_to_queue_again(stage, code, again):
   stage.runs({"exit": code})
   submit(stage)
-  assert job(stage).wait(20) == code
+  assert job(stage).wait(LIMIT) == code
   assert requeued(stage) == again
 
 
@@ -73,18 +70,16 @@ def test_a_run_killed_after_the_warning_queues_again(stage):
   stage.runs({"term": True, "exit": 137})
   submit(stage)
   process = job(stage)
-  while not stage.calls("medjax-python"):
-    time.sleep(0.05)
-  time.sleep(0.3)
+  stage.wait_for_runs(1)
   process.send_signal(signal.SIGTERM)
-  assert process.wait(20) == 137 and requeued(stage)
+  assert process.wait(LIMIT) == 137 and requeued(stage)
 
 
 def test_restarts_have_an_end(stage):
   stage.runs({"exit": 75})
   submit(stage, "--restarts=2")
   process = job(stage, restarts=2)
-  assert process.wait(20) == 75 and not requeued(stage)
+  assert process.wait(LIMIT) == 75 and not requeued(stage)
   assert "not queued again after 2 restarts" in process.stderr.read()
 
 
@@ -122,7 +117,7 @@ def test_a_dry_run_is_a_script_that_submits_the_same_job(stage):
   (stage.path / "job.sh").unlink()
   python = f"--python={stage.path / 'bin/medjax-python'}"
   shown = stage.launch("slurm.py", *RUN, python, "--dry_run", *COMMAND).stdout
-  subprocess.run(["bash", "-c", shown], env=stage.environment, cwd=stage.path, check=True, timeout=20)
+  subprocess.run(["bash", "-c", shown], env=stage.environment, cwd=stage.path, check=True, timeout=LIMIT)
   assert (stage.path / "job.sh").read_text() == wanted
 
 

@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 import tpu_vm
-from stages import SOON, TOKEN
+from stages import LIMIT, SOON, TOKEN
 from tpu_vm import Worker, verdict
 
 WHERE = ("--name=pod", "--zone=us-east5-b")
@@ -97,7 +96,7 @@ def test_failures_and_hangs_on_the_way_are_tried_again(stage):
     {"match": "tpu-vm scp", "hang": True},
     {"match": "worker.sh status", "skip": 1, "code": 255, "stderr": "ERROR: connection refused"},
   )
-  result = stage.launch("tpu_vm.py", *RUN, "--timeout_seconds=2", *COMMAND)
+  result = stage.launch("tpu_vm.py", *RUN, "--timeout_seconds=6", *COMMAND)
   assert result.returncode == 0, result.stderr
   assert len(started(stage)) == 2
   for said in ("UNAVAILABLE: try later; trying again", "connection refused"):
@@ -114,27 +113,24 @@ def test_a_refused_request_is_not_tried_again(stage):
 def test_a_request_that_got_through_unseen_is_used(stage):
   stage.cue({"match": "create", "times": 9, "stderr": "ERROR: (gcloud) ALREADY_EXISTS: pod"})
   process = stage.start("tpu_vm.py", *RUN, *COMMAND)
-  while "create" not in verbs(stage):
-    time.sleep(0.05)
+  stage.wait_for(lambda: "create" in verbs(stage))
   (stage.path / "state").write_text("ACTIVE")
-  _, stderr = process.communicate(timeout=60)
+  _, stderr = process.communicate(timeout=LIMIT)
   assert process.returncode == 0, stderr
 
 
 def test_watching_can_end_and_go_on_and_stop_has_the_run_save(stage):
   stage.runs({"term": True, "exit": 75})
   watching = stage.start("tpu_vm.py", *RUN, *COMMAND)
-  while len(started(stage)) < 2:
-    time.sleep(0.05)
+  stage.wait_for_runs(2)
   watching.send_signal(signal.SIGINT)
-  assert "goes on" in watching.communicate(timeout=30)[1]
+  assert "goes on" in watching.communicate(timeout=LIMIT)[1]
   assert stage.launch("tpu_vm.py", "status", *WHERE).stdout.splitlines()[1:] == ["worker0 running", "worker1 running"]
   before = verbs(stage).count("ssh")
   again = stage.start("tpu_vm.py", *RUN, *COMMAND)
-  while verbs(stage).count("ssh") < before + 3:
-    time.sleep(0.05)
+  stage.wait_for(lambda: verbs(stage).count("ssh") >= before + 3)
   assert stage.launch("tpu_vm.py", "stop", *WHERE).returncode == 0
-  _, stderr = again.communicate(timeout=30)
+  _, stderr = again.communicate(timeout=LIMIT)
   assert again.returncode == 75 and "runs already" in stderr
   assert len(started(stage)) == 2
 
@@ -150,11 +146,10 @@ def test_dry_run_prints_all_and_runs_nothing(stage):
 def test_secrets_reach_a_worker_in_a_file_of_its_own(stage):
   stage.runs({"term": True, "exit": 75})
   process = stage.start("tpu_vm.py", *RUN, stage.secrets(), *COMMAND)
-  while len(started(stage)) < 2:
-    time.sleep(0.05)
+  stage.wait_for_runs(2)
   assert (stage.path / "worker1/medjax/env").stat().st_mode & 0o077 == 0
   stage.launch("tpu_vm.py", "stop", *WHERE)
-  assert process.wait(30) == 75
+  assert process.wait(LIMIT) == 75
 
 
 @pytest.mark.parametrize(
@@ -175,13 +170,11 @@ def test_what_the_ends_of_workers_amount_to(workers, meaning):
 def test_workers_that_hang_after_another_failed_are_ended(stage):
   stage.runs({"term": True, "exit": 75})
   process = stage.start("tpu_vm.py", *RUN, "--grace_seconds=0.3", *COMMAND)
-  while len(started(stage)) < 2:
-    time.sleep(0.05)
-  time.sleep(0.3)
+  stage.wait_for_runs(2)
   session = int((stage.path / "worker0/medjax/run/session").read_text())
   os.killpg(session, signal.SIGKILL)  # lost, as when a worker is restarted: the other would wait for it forever
   stage.runs({"exit": 0})
-  _, stderr = process.communicate(timeout=40)
+  _, stderr = process.communicate(timeout=LIMIT)
   assert process.returncode == 0 and "others hang" in stderr, stderr
   assert len(started(stage)) == 4
 
