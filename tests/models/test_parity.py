@@ -17,6 +17,17 @@ from medjax.models.layers import soft_capped
 from medjax.models.pretrained import load_pretrained
 from medjax.models.views import Layout
 
+# Those that decoding may treat in a way of its own; the others differ from them in what logits show.
+DECODED = (
+  "llama_grouped_tied",
+  "mistral_window",
+  "qwen2_yarn_window",
+  "qwen3",
+  "gemma2",
+  "gemma3",
+  "phi4_mini",
+  "smollm3",
+)
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
@@ -89,6 +100,7 @@ def test_packed_texts_have_the_logits_they_have_alone(pair):
   np.testing.assert_allclose(logits[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("pair", DECODED, indirect=True)
 def test_greedy_tokens(pair):
   model, path = pair
   expected = [reference.torch_greedy(model, prompt) for prompt in reference.PROMPTS]
@@ -108,5 +120,6 @@ def test_recorded(case, tmp_path):
     got = by_tensor(gradients, loaded.config)
     for name, norm in zip(recorded["names"].tolist(), recorded["gradient_norms"], strict=True):
       np.testing.assert_allclose(np.linalg.norm(got[name]), norm, rtol=1e-3, err_msg=name)
-    generated = medjax.load(str(tmp_path)).generate([list(prompt) for prompt in reference.PROMPTS], 16)
-    assert generated == recorded["greedy"].tolist()
+    if case in DECODED:
+      generated = medjax.load(str(tmp_path)).generate([list(prompt) for prompt in reference.PROMPTS], 16)
+      assert generated == recorded["greedy"].tolist()

@@ -128,7 +128,7 @@ def sft_functions(config):
 
 
 @pytest.mark.parametrize("config", [packed.CONFIG, packed.WINDOW], ids=["full", "window"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(members=packed.groups(1))
 def test_packed_sft_equals_one_example_a_row(config, members):
   params, in_rows, plain = sft_functions(config)

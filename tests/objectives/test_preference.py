@@ -79,7 +79,7 @@ def dpo_functions(config, name):
 @pytest.mark.parametrize(
   ("config", "name"), [(packed.CONFIG, "sigmoid"), (packed.WINDOW, "cdpo")], ids=["full", "window"]
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(members=packed.groups(2), order=st.randoms(use_true_random=False))
 def test_packed_pairs_equal_two_sequences_each(config, name, members, order):
   """Loss, rewards and gradients; reference live, from the cache, and with the pairs in another order."""
