@@ -32,6 +32,7 @@ def exact_products():
     yield
 
 
+@functools.cache
 def policy(lora: LoraConfig = LORA, kind: str = "none", trained: bool = True) -> Policy:
   """Adapters on the tiny decoder; B is drawn where they are `trained`."""
   _, base = packed.decoder(CONFIG)

@@ -34,7 +34,6 @@ MESHES = {
   "fsdp": {**ONE, "fsdp": 8},
   "tensor": {**ONE, "data": 2, "tensor": 4},
   "sequence": {**ONE, "data": 2, "sequence": 4},
-  "data_fsdp": {**ONE, "data": 2, "fsdp": 4},
   "fsdp_tensor": {**ONE, "fsdp": 4, "tensor": 2},
 }
 # How many kernels of one layer, or chunks of the head, have this many weights; all are cut over `tensor`.
@@ -182,7 +181,6 @@ def logps_of_whole_weights(graph, params, batch, adapters):
   ("module", "name", "worse", "message"),
   [
     (layers, "gather", gather_then_cast, "dtype='f32'"),
-    (layers, "send_home", whole, "'dynamic-slice'"),
     (step, "policy_logps", logps_of_whole_weights, "all-gather"),
   ],
 )
