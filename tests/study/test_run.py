@@ -216,7 +216,7 @@ def workers(process):
 
 def steps_written(workdir):
   """Lines of metrics that the runs of a study have come to; 15 when all are trained."""
-  return sum(len(path.read_bytes().splitlines()) for path in (workdir / "runs").rglob("metrics.jsonl"))
+  return sum(len(path.read_bytes().splitlines()) for path in (workdir / RUNS).glob("*/*/metrics.jsonl"))
 
 
 def wait_for(process, look):
