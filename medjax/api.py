@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
+from medjax import runtime
 from medjax.arrays import Array
 from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
@@ -186,6 +187,7 @@ def load(name_or_path: str, dtype: str = "float32") -> Model:
   """
   if dtype not in DTYPES:
     raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
+  runtime.search_no_tpu()
   policy = load_policy(name_or_path, dtype=dtype)
   params = policy.params if policy.lora else jax.tree.map(lambda x: x.astype(dtype), policy.params)
   known = policy.described

@@ -1,8 +1,11 @@
 """The process around a run: where caches lie, compiled programs kept on disk, quiet libraries."""
 
+import contextlib
 import logging
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 
 
 def cache_directory() -> pathlib.Path:
@@ -17,11 +20,7 @@ def quiet() -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
   os.environ.setdefault("DATASETS_VERBOSITY", "error")
-  if not [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev").glob("vfio/*")]:
-    # No TPU: where its compiler is installed all the same, it looks for the machine that it is on, and complains.
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-    os.environ.setdefault("TPU_LOG_DIR", "disabled")
+  search_no_tpu()
   for name in ("jax", "orbax", "grain"):
     logging.getLogger(name).setLevel(logging.ERROR)
   # medjax, Orbax and others share absl's logger; the file that logs tells them apart.
@@ -31,6 +30,30 @@ def quiet() -> None:
   shared = logging.getLogger("absl")
   shared.handlers, shared.propagate = [handler], False
   shared.setLevel(logging.INFO)
+
+
+def search_no_tpu() -> None:
+  """Without a TPU, keeps its compiler from searching for the machine that it is on, and from complaining.
+
+  Call it before JAX looks for devices.
+  """
+  if not [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev").glob("vfio/*")]:
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
+
+
+@contextlib.contextmanager
+def torch_hidden() -> Iterator[None]:
+  """Has libraries imported as where torch is not installed; importing it takes seconds."""
+  if "torch" in sys.modules:
+    yield
+    return
+  sys.modules["torch"] = None
+  try:
+    yield
+  finally:
+    del sys.modules["torch"]
 
 
 def errors_only() -> None:
@@ -44,5 +67,6 @@ def keep_compiled_programs() -> None:
 
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  # Small programs too: a command has dozens, which take longer to compile than to read.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

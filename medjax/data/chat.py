@@ -157,7 +157,8 @@ class Encoder:
     full = self._render((*prompt, message), False)
     if not full.startswith(text) and prompt[0]["role"] == "system" and prompt[1:]:
       # Mistral's templates write a system message with the last message alone: an answer behind that drops it.
-      text, full = self._render(prompt[1:], True), self._render((*prompt[1:], message), False)
+      prompt = prompt[1:]
+      text, full = self._render(prompt, True), self._render((*prompt, message), False)
     if not full.startswith(text):
       raise UserError(
         f"row {id_}: under this chat template the text with the answer does not start with the prompt's text; "
@@ -165,15 +166,21 @@ class Encoder:
       )
     rest = full[len(text) :]
     ended = rest.rstrip()
-    if not self._special_at_end(ended):
-      return Part(rest, behind, eos=True)
-    # Phi's templates write EOS behind the end of the last turn, where the model has stopped.
-    before, found, _ = rest.rpartition(answer.strip()) if answer.strip() else ("", "", rest)
-    while True:
-      shorter = ended.removesuffix(self._special_at_end(ended)).rstrip()
-      if not self._special_at_end(shorter) or len(shorter) <= len(before + found):
-        return Part(ended, behind)
-      ended = shorter
+    end = self._special_at_end(ended)
+    if self._special_at_end(answer.rstrip()) or self._special_at_end(ended.removesuffix(end).rstrip()):
+      # Either the answer ends with special tokens, or the template writes several: Phi's end a turn, then the text.
+      written = self._render((*prompt, {**message, "content": _PROBE}), False).rpartition(_PROBE)[2]
+      if rest.endswith(written):
+        end = self._turn_end(written)
+        ended = rest.removesuffix(written) + end
+    return Part(ended, behind) if self._special_at_end(end) else Part(rest, behind, eos=True)
+
+  def _turn_end(self, written: str) -> str:
+    """What a template writes behind an answer, up to the first special token, where the model stops."""
+    end = written.rstrip()
+    while self._special_at_end(shorter := end.removesuffix(self._special_at_end(end)).rstrip()):
+      end = shorter
+    return end
 
   @functools.cached_property
   def _special_texts(self) -> dict[int, set[str]]:

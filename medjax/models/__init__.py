@@ -1,8 +1,19 @@
-"""Decoders: configuration, modules, and weights in."""
+"""Decoders: configuration, modules, and weights in. What needs JAX is imported when it is first used."""
 
-from medjax.models.config import ModelConfig
-from medjax.models.decoder import Decoder
-from medjax.models.families import PRESETS
-from medjax.models.views import Layout
+import importlib
+import os
+from typing import Any
+
+# Importing transformers prints the advice to install PyTorch, which medjax does not need.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 __all__ = ["PRESETS", "Decoder", "Layout", "ModelConfig"]
+
+_NAMES = {"PRESETS": "families", "Decoder": "decoder", "Layout": "views", "ModelConfig": "config"}
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public name at its first use (PEP 562)."""
+  if name in _NAMES:
+    return getattr(importlib.import_module(f"medjax.models.{_NAMES[name]}"), name)
+  raise AttributeError(f"module 'medjax.models' has no attribute {name!r}")

@@ -73,7 +73,8 @@ class ModelConfig:
     family: name of the family, for names on export.
     pattern: kinds of layers, repeated over all layers: `global` (sees everything), `sliding` (sees its window), `nope`
       (global, without rotary positions). Empty: all sliding where there is a window, else all global.
-    local_rope_theta: None, or the base of the (unscaled) frequencies of sliding layers, where it is another.
+    local_rope_theta: None, or the base of the frequencies of sliding layers, where these have their own.
+    local_rope_scaling: how sliding layers with their own base scale their frequencies.
     rotary_width: None, or how many of a head's first columns are rotated, where it is not all of them.
     qkv_bias: whether queries, keys and values have a bias.
     output_bias: whether attention's output has one.
@@ -103,6 +104,7 @@ class ModelConfig:
   family: str = "llama"
   pattern: tuple[str, ...] = ()
   local_rope_theta: float | None = None
+  local_rope_scaling: RopeScaling | None = None
   rotary_width: int | None = None
   qkv_bias: bool = False
   output_bias: bool = False
@@ -121,6 +123,12 @@ class ModelConfig:
     pattern = self.pattern or (GLOBAL if self.sliding_window is None else SLIDING,)
     return tuple(pattern[layer % len(pattern)] for layer in range(self.num_layers))
 
+  def rotary(self, kind: str) -> tuple[float, RopeScaling | None]:
+    """Base and scaling of the rotary frequencies of a kind of layer."""
+    if kind == SLIDING and self.local_rope_theta is not None:
+      return self.local_rope_theta, self.local_rope_scaling
+    return self.rope_theta, self.rope_scaling
+
   @property
   def rotated(self) -> int:
     """How many of a head's columns are rotated."""
@@ -133,9 +141,12 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
   def tuples(items: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in items.items()}
 
-  scaling = values["rope_scaling"]
-  if scaling is not None:
+  def scaling(items: Mapping[str, Any] | None) -> RopeScaling | None:
+    if items is None:
+      return None
     kinds = (LinearScaling, Llama3Scaling, YarnScaling, LongRopeScaling)
-    kind = next(kind for kind in kinds if {field.name for field in dataclasses.fields(kind)} == scaling.keys())
-    scaling = kind(**tuples(scaling))
-  return ModelConfig(**{**tuples(values), "rope_scaling": scaling})
+    kind = next(kind for kind in kinds if {field.name for field in dataclasses.fields(kind)} == items.keys())
+    return kind(**tuples(items))
+
+  scalings = {key: scaling(values.get(key)) for key in ("rope_scaling", "local_rope_scaling")}
+  return ModelConfig(**{**tuples(values), **scalings})

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from medjax.arrays import Array
 from medjax.models.config import (
   NOPE,
-  SLIDING,
   LinearScaling,
   Llama3Scaling,
   LongRopeScaling,
@@ -32,7 +31,7 @@ def rope_tables(
     kind: of the layer; `nope` gives the rotation by 0.
   """
   frequencies, factor = frequencies_of(config, kind)
-  scaling = config.rope_scaling if kind != SLIDING or config.local_rope_theta is None else None
+  _, scaling = config.rotary(kind)
   chosen_BT1R = frequencies[None, None, None, :]
   if isinstance(scaling, LongRopeScaling) and kind != NOPE:
     long = frequencies * np.divide(scaling.short_factors, scaling.long_factors)
@@ -44,7 +43,7 @@ def rope_tables(
 
 def needs_extents(config: ModelConfig) -> bool:
   """Whether frequencies depend on the length of the sequence."""
-  return isinstance(config.rope_scaling, LongRopeScaling)
+  return any(isinstance(config.rotary(kind)[1], LongRopeScaling) for kind in config.layer_kinds)
 
 
 def sequence_extents(positions_BT: Int[Array, "B T"], segments_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
@@ -63,19 +62,18 @@ def frequencies_of(config: ModelConfig, kind: str) -> tuple[Float[np.ndarray, "R
   exponents = np.arange(0, config.rotated, 2) / config.rotated
   if kind == NOPE:
     return np.zeros_like(exponents), 1.0
-  if kind == SLIDING and config.local_rope_theta is not None:
-    return config.local_rope_theta**-exponents, 1.0
-  frequencies = config.rope_theta**-exponents
-  match config.rope_scaling:
+  theta, scaling = config.rotary(kind)
+  frequencies = theta**-exponents
+  match scaling:
     case None:
       return frequencies, 1.0
     case LinearScaling(factor):
       return frequencies / factor, 1.0
-    case Llama3Scaling() as scaling:
+    case Llama3Scaling():
       return _llama3(frequencies, scaling), 1.0
-    case YarnScaling() as scaling:
-      return _yarn(frequencies, scaling, config), scaling.attention_factor
-    case LongRopeScaling() as scaling:
+    case YarnScaling():
+      return _yarn(frequencies, scaling, theta), scaling.attention_factor
+    case LongRopeScaling():
       return frequencies / np.asarray(scaling.short_factors), scaling.attention_factor
 
 
@@ -91,21 +89,22 @@ def _llama3(frequencies: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
   return frequencies * (blend + (1.0 - blend) / scaling.factor)
 
 
-def _yarn(frequencies: np.ndarray, scaling: YarnScaling, config: ModelConfig) -> np.ndarray:
+def _yarn(frequencies: np.ndarray, scaling: YarnScaling, theta: float) -> np.ndarray:
   """YaRN, arXiv 2309.00071, sec. 3.2 ("NTK-by-parts").
 
   Frequencies that turn more than `beta_fast` times in the original context stay, those that turn less than `beta_slow`
   times are divided by `factor`; between them a ramp over the frequency's index blends the two.
   """
+  rotated = 2 * len(frequencies)
 
   def index_of(turns: float) -> float:
     span = math.log(scaling.original_max_positions / (turns * 2 * math.pi))
-    return config.rotated * span / (2 * math.log(config.rope_theta))
+    return rotated * span / (2 * math.log(theta))
 
   low, high = index_of(scaling.beta_fast), index_of(scaling.beta_slow)
   if scaling.truncate:
     low, high = math.floor(low), math.ceil(high)
-  low, high = max(low, 0), min(high, config.rotated - 1)
+  low, high = max(low, 0), min(high, rotated - 1)
   ramp = np.clip((np.arange(len(frequencies)) - low) / max(high - low, 0.001), 0.0, 1.0)
   return frequencies * (1.0 - ramp) + frequencies / scaling.factor * ramp
 

@@ -8,13 +8,15 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from medjax import files, processes
+from medjax import files, processes, runtime
 from medjax.errors import RunError
+
+with runtime.torch_hidden():
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto.event_pb2 import Event, SessionLog
+  from tensorboardX.summary import scalar
 
 _FLUSH_SECONDS = 30.0
 

@@ -18,6 +18,8 @@ PRESETS: dict[str, ModelConfig] = {
 # Checkpoints of text and pictures of which medjax reads the text: architecture -> (family, model_type).
 _TEXT_PARTS = {"Gemma3ForConditionalGeneration": ("gemma3_text", "gemma3")}
 
+_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
 # Larger than in any model: what a damaged file would have transformers or medjax build lists and arrays of.
 _LIMITS = {
   "num_hidden_layers": 1024,
@@ -28,6 +30,7 @@ _LIMITS = {
   "intermediate_size": 2**22,
   "head_dim": 2**14,
   "max_position_embeddings": 2**30,
+  "sliding_window": 2**30,
 }
 
 
@@ -84,6 +87,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     "head_dim": config.head_width,
     "intermediate_size": config.ffn_width,
     "rms_norm_eps": config.norm_eps,
+    "hidden_act": next(name for name, kind in _ACTIVATIONS.items() if kind == config.activation),
     "tie_word_embeddings": config.tied_head,
     "max_position_embeddings": config.max_positions,
     **family.write(config),
@@ -141,12 +145,11 @@ def _read(family: Family, hf: Any, given: Mapping[str, Any]) -> ModelConfig:
   rotated = int(head_width * share)
   if rotated % 2 or (share != 1.0 and family.name != "phi3"):
     raise UserError(f"{rotated} of head_dim = {head_width} columns would be rotated; {family.architecture} cannot")
-  activations = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
   activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
-  if activation not in activations:
-    raise UserError(f"hidden_act = {activation!r} is not supported; medjax has {', '.join(activations)}")
+  if activation not in _ACTIVATIONS:
+    raise UserError(f"hidden_act = {activation!r} is not supported; medjax has {', '.join(_ACTIVATIONS)}")
   theta, scaling = rope_from_hf(rope, hf, rotated)
-  fields = {"activation": activations[activation], **family.read(hf)}
+  fields = {"activation": _ACTIVATIONS[activation], **family.read(hf)}
   return ModelConfig(
     vocab_size=hf.vocab_size,
     width=hf.hidden_size,

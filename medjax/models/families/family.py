@@ -162,6 +162,8 @@ def windows_from_hf(hf: Hf) -> dict[str, Any]:
   unknown = set(hf.layer_types) - _LAYER_TYPES.keys()
   if unknown:
     raise UserError(f"layer_types has {sorted(unknown)}; medjax has {' and '.join(_LAYER_TYPES)}")
+  if "sliding_attention" in hf.layer_types and hf.sliding_window is None:
+    raise UserError("layer_types has sliding_attention, and sliding_window is missing; give the window in positions")
   pattern = shortest_pattern([_LAYER_TYPES[kind] for kind in hf.layer_types])
   return {"pattern": pattern, "sliding_window": hf.sliding_window if pattern else None}
 

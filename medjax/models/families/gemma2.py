@@ -37,7 +37,6 @@ def write_gemma(config: ModelConfig) -> dict[str, Any]:
   return {
     **windows_to_hf(config),
     "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_act": "gelu_pytorch_tanh",
     "attention_bias": config.qkv_bias,
     "query_pre_attn_scalar": config.query_scalar or config.head_width,
     "attn_logit_softcapping": config.attention_softcap,

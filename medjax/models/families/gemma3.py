@@ -3,18 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medjax.errors import UserError
 from medjax.models.config import LinearScaling, ModelConfig
-from medjax.models.families.family import Family, Gguf, Hf, scaling_to_hf
+from medjax.models.families.family import Family, Gguf, Hf, rope_from_hf, scaling_to_hf
 from medjax.models.families.gemma2 import GGUF_NAMES, SHARED, gguf_query_scalar, read_gemma, write_gemma
 
 _PATTERN = ("sliding",) * 5 + ("global",)
 
 
 def _read(hf: Hf) -> dict[str, Any]:
+  local = hf.rope_parameters["sliding_attention"]
+  if (local.get("partial_rotary_factor") or 1.0) != 1.0:
+    raise UserError("sliding_attention has a partial_rotary_factor; all columns of a head of Gemma 3 are rotated")
+  theta, scaling = rope_from_hf(local, hf, hf.head_dim)
   return {
     **read_gemma(hf),
     "qk_norm": True,
-    "local_rope_theta": float(hf.rope_parameters["sliding_attention"]["rope_theta"]),
+    "local_rope_theta": theta,
+    "local_rope_scaling": scaling,
+    "attention_softcap": None,  # transformers reads attn_logit_softcapping of Gemma 3, and does not apply it
   }
 
 
@@ -27,7 +34,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     "rope_local_base_freq": config.local_rope_theta,
     "rope_parameters": {
       "full_attention": {"rope_theta": config.rope_theta, **scaling},
-      "sliding_attention": {"rope_theta": config.local_rope_theta, "rope_type": "default"},
+      "sliding_attention": {"rope_theta": config.local_rope_theta, **scaling_to_hf(config.local_rope_scaling)},
     },
   }
 

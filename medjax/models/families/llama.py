@@ -28,7 +28,6 @@ FAMILY = Family(
   read=lambda hf: {"qkv_bias": hf.attention_bias, "output_bias": hf.attention_bias},
   write=lambda config: {
     **rope_to_hf(config),
-    "hidden_act": "silu",
     "attention_bias": config.qkv_bias,
     "mlp_bias": False,
   },

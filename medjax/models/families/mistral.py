@@ -9,7 +9,7 @@ FAMILY = Family(
   name="mistral",
   architecture="MistralForCausalLM",
   read=lambda hf: {"sliding_window": hf.sliding_window},
-  write=lambda config: {**rope_to_hf(config), "hidden_act": "silu", "sliding_window": config.sliding_window},
+  write=lambda config: {**rope_to_hf(config), "sliding_window": config.sliding_window},
   presets={
     "mistral-7b": ModelConfig(32000, *_SIZES, sliding_window=4096, max_positions=32768, family="mistral"),
     "mistral-7b-v0.2": ModelConfig(32000, *_SIZES, 1e6, max_positions=32768, family="mistral"),

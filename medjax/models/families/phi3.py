@@ -36,7 +36,6 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     rope["rope_scaling"] = {"type": "longrope"} | {key: older[key] for key in keys}
   return {
     **rope,
-    "hidden_act": "silu",
     "sliding_window": config.sliding_window,
     "partial_rotary_factor": partial,
     "original_max_position_embeddings": original,

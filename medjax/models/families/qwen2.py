@@ -9,7 +9,7 @@ from medjax.models.families.family import Family, Gguf, rope_to_hf, windows_from
 def write_shared(config: ModelConfig) -> dict[str, Any]:
   """Keys of Qwen2 and Qwen3."""
   sliding = {"use_sliding_window": config.sliding_window is not None}
-  return {**rope_to_hf(config), **windows_to_hf(config), **sliding, "hidden_act": "silu"}
+  return {**rope_to_hf(config), **windows_to_hf(config), **sliding}
 
 
 def _preset(vocab_size: int, *sizes: int, tied: bool = False) -> ModelConfig:

@@ -21,7 +21,6 @@ def _read(hf: Hf) -> dict[str, Any]:
 def _write(config: ModelConfig) -> dict[str, Any]:
   return {
     **rope_to_hf(config),
-    "hidden_act": "silu",
     "attention_bias": config.qkv_bias,
     "mlp_bias": False,
     "use_sliding_window": False,
