@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from medjax import runtime
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
 from medjax.errors import UserError
@@ -33,7 +33,7 @@ def _logits(graph, params, tokens_BT, mask_BT):
   decoder = bind(graph, params)
   hidden_BTD = decoder(tokens_BT, Layout.plain(mask_BT))
   head_VD = head_matrix(params).astype(hidden_BTD.dtype)
-  logits_BTV = jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
+  logits_BTV = product("BTD,VD->BTV", hidden_BTD, head_VD)
   return soft_capped(logits_BTV, decoder.config.logit_softcap)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.errors import UserError
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import Cache, Params, bind, empty_cache, head_matrix
@@ -165,7 +165,7 @@ def _decode(
 
   def body(taken_and_slots):
     taken, now = taken_and_slots
-    logits_BV = jnp.einsum("BD,VD->BV", now.hidden_BD, head_VD, preferred_element_type=jnp.float32)
+    logits_BV = product("BD,VD->BV", now.hidden_BD, head_VD)
     logits_BV = soft_capped(logits_BV, config.logit_softcap)
     if greedy:
       chosen_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)

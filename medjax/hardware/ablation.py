@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.data.examples import Segments
 from medjax.data.loader import Plan
 from medjax.data.packing import TILE, Batch, fill_rows, plain_tokens, row_tokens, shape_of
@@ -231,7 +231,7 @@ def _whole_logps(hidden_BTD, head_VD, batch: Batch, scored_only: bool, softcap) 
   if scored_only:
     hidden_BTD = jnp.take_along_axis(hidden_BTD, source_BS[..., None], axis=1)
     source_BS = jnp.broadcast_to(jnp.arange(source_BS.shape[1])[None, :], source_BS.shape)
-  logits_BTV = jnp.einsum("BTD,VD->BTV", hidden_BTD, head_VD.astype(hidden_BTD.dtype))
+  logits_BTV = product("BTD,VD->BTV", hidden_BTD, head_VD.astype(hidden_BTD.dtype), hidden_BTD.dtype)
   logits_BTV = soft_capped(logits_BTV.astype(jnp.float32), softcap)
   rows_B1 = jnp.arange(source_BS.shape[0])[:, None]
   logsumexp_BT = jax.nn.logsumexp(logits_BTV, axis=-1)

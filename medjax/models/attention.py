@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.models import blockwise, library_attention, pallas_attention
 from medjax.models.config import ModelConfig
 from medjax.models.layers import Linear, RMSNorm, keep, soft_capped
@@ -67,11 +67,11 @@ def _dense(q_BTHE, k_BKEC, v_BKCE, visible_BTC, scale, softcap):
   # Heads before tokens, the query heads of a group beside each other: each product is one plain batched matmul, of rows
   # with columns, which a CPU decodes with faster.
   q_BKME = q_BTHE.reshape(B, T, K, G, E).transpose(0, 2, 1, 3, 4).reshape(B, K, T * G, E)
-  scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * scale
+  scores_BKMC = product("BKME,BKEC->BKMC", q_BKME, k_BKEC) * scale
   scores_BKMC = soft_capped(scores_BKMC, softcap)
   scores_BKTGC = jnp.where(visible_BTC[:, None, :, None], scores_BKMC.reshape(B, K, T, G, C), -1e30)
   weights_BKMC = jax.nn.softmax(scores_BKTGC, axis=-1).astype(v_BKCE.dtype).reshape(B, K, T * G, C)
-  out_BKME = jnp.einsum("BKMC,BKCE->BKME", weights_BKMC, v_BKCE)
+  out_BKME = product("BKMC,BKCE->BKME", weights_BKMC, v_BKCE, v_BKCE.dtype)
   return out_BKME.reshape(B, K, T, G, E).transpose(0, 2, 1, 3, 4).reshape(B, T, H, E)
 
 

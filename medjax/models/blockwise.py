@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.models.layers import row_sums, soft_capped
 from medjax.models.sharding import platform
 from medjax.models.views import Layout, View, visible
@@ -54,9 +54,7 @@ def forward(
       new_top_BKM = jnp.maximum(top_BKM, scores_BKMC.max(axis=-1))
       weights_BKMC = jnp.exp(scores_BKMC - new_top_BKM[..., None])
       shrink_BKM = jnp.exp(top_BKM - new_top_BKM)
-      added_BKME = jnp.einsum(
-        "BKMC,BKCE->BKME", weights_BKMC.astype(v_BKCE.dtype), _at(v_BNKCE, at), preferred_element_type=jnp.float32
-      )
+      added_BKME = product("BKMC,BKCE->BKME", weights_BKMC.astype(v_BKCE.dtype), _at(v_BNKCE, at))
       out_BKME = out_BKME * shrink_BKM[..., None] + added_BKME
       return out_BKME, new_top_BKM, total_BKM * shrink_BKM + weights_BKMC.sum(axis=-1)
 
@@ -98,13 +96,9 @@ def backward(
       mask_BTC = _mask(cut, index, at)
       scores_BKMC, pull = jax.vjp(lambda q, k: _scores(q, k, mask_BTC, scale, softcap), q_BKME, _at(k_BNKEC, at))
       weights_BKMC = jnp.exp(scores_BKMC - lse_BKM[..., None])
-      weight_gradient_BKMC = jnp.einsum(
-        "BKME,BKCE->BKMC", gradient_BKME, _at(v_BNKCE, at), preferred_element_type=jnp.float32
-      )
+      weight_gradient_BKMC = product("BKME,BKCE->BKMC", gradient_BKME, _at(v_BNKCE, at))
       q_added_BKME, k_added_BKEC = pull(weights_BKMC * (weight_gradient_BKMC - mean_BKM1))
-      v_added_BKCE = jnp.einsum(
-        "BKMC,BKME->BKCE", weights_BKMC.astype(dtype), gradient_BKME, preferred_element_type=jnp.float32
-      )
+      v_added_BKCE = product("BKMC,BKME->BKCE", weights_BKMC.astype(dtype), gradient_BKME)
       return (
         q_gradient_BKME + q_added_BKME,
         _put(k_gradient_BNKEC, _at(k_gradient_BNKEC, at) + k_added_BKEC, at),
@@ -124,7 +118,7 @@ def backward(
 
 
 def _scores(q_BKME, k_BKEC, mask_BTC, scale: float, softcap: float | None) -> Float[Array, "B K M C"]:
-  scores_BKMC = jnp.einsum("BKME,BKEC->BKMC", q_BKME, k_BKEC, preferred_element_type=jnp.float32) * scale
+  scores_BKMC = product("BKME,BKEC->BKMC", q_BKME, k_BKEC) * scale
   B, K, M, C = scores_BKMC.shape
   T = mask_BTC.shape[1]
   seen_BKTGC = jnp.where(

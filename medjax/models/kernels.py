@@ -32,7 +32,7 @@ def _choose(name: str, config: ModelConfig, dtype: str, plain_rows: bool, platfo
   if name not in ("auto", *_ORDER):
     raise UserError(f"model.attention is {name!r}; choose one of {', '.join(('auto', *_ORDER))}")
   needs = {
-    "splash": _splash_needs(config, plain_rows, platform, split),
+    "splash": _splash_needs(config, dtype, plain_rows, platform, split),
     "pallas": "" if platform == "tpu" else "a TPU",
     "cudnn": _cudnn_needs(config, dtype, platform),
     "xla": "",
@@ -48,10 +48,12 @@ def _choose(name: str, config: ModelConfig, dtype: str, plain_rows: bool, platfo
   return name
 
 
-def _splash_needs(config: ModelConfig, plain_rows: bool, platform: str, split: bool) -> str:
+def _splash_needs(config: ModelConfig, dtype: str, plain_rows: bool, platform: str, split: bool) -> str:
   """What splash lacks here; empty where it can run."""
   if platform != "tpu":
     return "a TPU"
+  if dtype != "bfloat16":
+    return "model.dtype = bfloat16"  # its products round float32
   if not plain_rows:
     return "rows with one completion for each prompt (method = sft)"
   if config.sliding_window is not None:

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
-from medjax.arrays import Array
+from medjax.arrays import Array, precision_of
 from medjax.models import sharding
 from medjax.models.config import ModelConfig
 from medjax.models.lora import Adapters, LoraConfig, dropped
@@ -42,7 +42,9 @@ def project(x_BTI: Float[Array, "B T *I"], kernel_IO: Kernel, letters: str) -> F
   """
   kernel_IO = _gathered(x_BTI, kernel_IO, letters)
   outputs = kernel_IO.shape[x_BTI.ndim - 2 :]
-  return (_merged(x_BTI) @ _matrix(x_BTI, kernel_IO)).reshape(*x_BTI.shape[:2], *outputs)
+  return jnp.matmul(_merged(x_BTI), _matrix(x_BTI, kernel_IO), precision=precision_of(x_BTI.dtype)).reshape(
+    *x_BTI.shape[:2], *outputs
+  )
 
 
 def _project_forward(x_BTI, kernel_IO, letters):
@@ -52,12 +54,15 @@ def _project_forward(x_BTI, kernel_IO, letters):
 def _project_backward(letters, residuals, gradient_BTO):
   x_BTI, kernel_IO = residuals
   x_PI, gradient_PO = _merged(x_BTI), _merged(gradient_BTO)
-  x_gradient_PI = gradient_PO @ _matrix(x_BTI, _gathered(x_BTI, kernel_IO, letters)).T
+  kernel_OI = _matrix(x_BTI, _gathered(x_BTI, kernel_IO, letters)).T
+  x_gradient_PI = jnp.matmul(gradient_PO, kernel_OI, precision=precision_of(x_BTI.dtype))
   x_gradient_BTI = x_gradient_PI.reshape(x_BTI.shape)
   if isinstance(kernel_IO, Quantized):
     return x_gradient_BTI, None
   summed = tuple(range(x_PI.ndim - 1))
-  kernel_gradient_IO = jnp.tensordot(x_PI, gradient_PO, (summed, summed), preferred_element_type=jnp.float32)
+  kernel_gradient_IO = jnp.tensordot(
+    x_PI, gradient_PO, (summed, summed), precision=precision_of(x_PI.dtype), preferred_element_type=jnp.float32
+  )
   kernel_gradient_IO = send_home(kernel_gradient_IO.reshape(kernel_IO.shape), letters)
   return x_gradient_BTI, kernel_gradient_IO.astype(kernel_IO.dtype)
 

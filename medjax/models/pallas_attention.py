@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float, Int
 
-from medjax.arrays import Array
+from medjax.arrays import Array, precision_of
 from medjax.models.layers import row_sums, soft_capped
 from medjax.models.views import Layout, View, sees
 
@@ -257,7 +257,8 @@ def _slope(capped, softcap: float | None):
 
 def _dot(x, y, contracted: tuple[int, int]):
   """The product over one axis of each, in float32."""
-  return jax.lax.dot_general(x, y, (((contracted[0],), (contracted[1],)), ((), ())), preferred_element_type=jnp.float32)
+  axes = (((contracted[0],), (contracted[1],)), ((), ()))
+  return jax.lax.dot_general(x, y, axes, precision_of(x.dtype), jnp.float32)
 
 
 def _across(x_ML, width: int):

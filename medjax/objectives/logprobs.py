@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
-from medjax.arrays import Array
+from medjax.arrays import Array, product
 from medjax.data.packing import Batch
 from medjax.models.decoder import Params, bind, head_matrix
 from medjax.models.layers import soft_capped
@@ -82,8 +82,8 @@ class _Chunks(NamedTuple):
     mesh = jax.sharding.get_abstract_mesh()
     split = 1 if mesh.empty else mesh.shape["tensor"]
     pieces = split if V % split == 0 else 1
-    count = -(-V // chunk)
-    return cls(pieces, count, -(-V // (pieces * count)))
+    width = -(-V // (pieces * -(-V // chunk)))
+    return cls(pieces, -(-(V // pieces) // width), width)
 
   def start(self, index, V: int):
     """Where in its piece a chunk starts: the last one does earlier, to be as wide as the others."""
@@ -117,7 +117,7 @@ class _Chunks(NamedTuple):
 
 def _logits(hidden_PD, head_WD, new_W, softcap: float | None):
   """float32 logits of one chunk; -1e30 where an earlier chunk has had the entry."""
-  logits_PW = soft_capped(jnp.einsum("PD,WD->PW", hidden_PD, head_WD, preferred_element_type=jnp.float32), softcap)
+  logits_PW = soft_capped(product("PD,WD->PW", hidden_PD, head_WD), softcap)
   return jnp.where(new_W[None, :], logits_PW, -1e30)
 
 
@@ -159,8 +159,8 @@ def _backward(chunks, softcap, residuals, gradient_P):
     if softcap is not None:
       logit_gradient_PW *= 1.0 - jnp.square(jnp.maximum(logits_PW, -softcap) / softcap)
     logit_gradient_PW = jnp.where(new_W[None, :], logit_gradient_PW, 0.0).astype(dtype)
-    hidden_gradient_PD += jnp.einsum("PW,WD->PD", logit_gradient_PW, head_WD, preferred_element_type=jnp.float32)
-    found_WD = jnp.einsum("PW,PD->WD", logit_gradient_PW, hidden_PD, preferred_element_type=jnp.float32)
+    hidden_gradient_PD += product("PW,WD->PD", logit_gradient_PW, head_WD)
+    found_WD = product("PW,PD->WD", logit_gradient_PW, hidden_PD)
     return hidden_gradient_PD, chunks.put(head_gradient_VD, found_WD, index)
 
   start = jnp.zeros(hidden_PD.shape, jnp.float32), send_home(jnp.zeros(head_VD.shape, head_VD.dtype), "VD")

@@ -232,7 +232,8 @@ NARROW, WIDE = packed.CONFIG, ModelConfig(64, 16, 2, 4, 2, 256, 32)
   [
     ("cpu", NARROW, "float32", True, False, "xla"),
     ("tpu", NARROW, "bfloat16", True, False, "splash"),
-    ("tpu", NARROW, "float32", True, True, "pallas"),
+    ("tpu", NARROW, "float32", True, False, "pallas"),
+    ("tpu", NARROW, "bfloat16", True, True, "pallas"),
     ("tpu", NARROW, "bfloat16", False, False, "pallas"),
     ("tpu", GEMMA, "bfloat16", True, False, "pallas"),
     ("gpu", ModelConfig(64, 16, 2, 4, 2, 8, 32), "bfloat16", False, True, "cudnn"),
@@ -277,5 +278,5 @@ def test_the_platform_is_that_of_the_mesh_and_the_choice_is_logged_once(caplog):
   tpus = jax.sharding.AbstractMesh((1, 4, 1, 1), ("data", "fsdp", "tensor", "sequence"), abstract_device=device)
   with caplog.at_level("INFO"), jax.sharding.use_abstract_mesh(tpus):
     for _ in range(2):
-      assert kernels.choose("auto", NARROW, "float32") == "pallas"
+      assert kernels.choose("auto", NARROW, "bfloat16") == "pallas"
   assert caplog.messages == ["attention: pallas (splash needs rows with one completion for each prompt (method = sft))"]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from medjax.models.config import ModelConfig
 from medjax.models.decoder import build, init_params
 from medjax.objectives import logprobs, sft
-from medjax.training import state
+from medjax.training import mesh, state
 from medjax.training.optimizer import make_optimizer
 from medjax.training.step import Objective, jitted_step, loss_sums
 
@@ -53,6 +53,21 @@ def test_equals_log_softmax_and_gather(V, chunk):
   wanted = jax.grad(value(naive), (0, 1))(hidden_BTD, head_VD)
   for got, want in zip(ours, wanted, strict=True):
     np.testing.assert_allclose(got, want, atol=5e-6)
+
+
+def test_chunks_of_a_head_cut_over_more_devices_than_a_chunk_has_entries():
+  """40 entries over 8 devices are 5 each: in chunks of 1 entry a device there are 5 chunks, not 40 / 3."""
+  (hidden_BTD, head_VD), source_BS, target_BS, weights_BS = inputs(40)
+
+  def value(head_VD, function):
+    return (function(hidden_BTD, head_VD, source_BS, target_BS) * weights_BS).sum()
+
+  wanted = jax.grad(value)(head_VD, naive)
+  with jax.set_mesh(mesh.make_mesh({"data": 1, "fsdp": 1, "tensor": 8, "sequence": 1})):
+    got = jax.jit(jax.grad(functools.partial(value, function=functools.partial(logprobs.token_logps, chunk=3))))(
+      head_VD
+    )
+  np.testing.assert_allclose(got, wanted, atol=5e-6)
 
 
 def test_bfloat16_within_its_rounding():
