@@ -16,7 +16,7 @@ from medjax.config import base_config
 def get_config(source=""):
   config = base_config()
   config.task = "clinical_reasoning"
-  config.data.source = source or "openlifescienceai/medmcqa"
+  config.data.source = source or "hf:openlifescienceai/medmcqa"
   config.define.name = "medmcqa"
   config.define.public = "medmcqa"
   config.define.prompt = "{question}"

@@ -22,7 +22,7 @@ from medjax.config import base_config
 def get_config(source=""):
   config = base_config()
   config.task = "clinical_reasoning"
-  config.data.source = source or "GBaker/MedQA-USMLE-4-options"
+  config.data.source = source or "hf:GBaker/MedQA-USMLE-4-options"
   config.define.name = "medqa"
   config.define.public = "medqa"
   config.define.prompt = "{question}"

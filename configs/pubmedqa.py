@@ -18,7 +18,7 @@ from medjax.config import base_config
 def get_config(source=""):
   config = base_config()
   config.task = "clinical_reasoning"
-  config.data.source = source or "qiaojin/PubMedQA:pqa_labeled#train"
+  config.data.source = source or "hf:qiaojin/PubMedQA:pqa_labeled#train"
   config.data.columns.id = "pubid"
   config.define.name = "pubmedqa"
   config.define.public = "pubmedqa"

@@ -178,8 +178,8 @@ def load(name_or_path: str, dtype: str = "float32") -> Model:
   """Loads a model.
 
   Args:
-    name_or_path: a Hugging Face directory, a hub id `org/name[/file.gguf][@revision]`, a `.gguf` file, a PEFT adapter's
-      directory, `embedded:smollm2-135m`, or a workdir of `medjax train` (its last checkpoint).
+    name_or_path: a Hugging Face directory, a hub id `hf:org/name[/file.gguf][@revision]`, a `.gguf` file, a PEFT
+      adapter's directory, `embedded:smollm2-135m`, or a workdir of `medjax train` (its last checkpoint).
     dtype: `float32` or `bfloat16`, of weights and computation; weights below adapters stay as they were trained with.
 
   Raises:

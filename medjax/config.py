@@ -4,12 +4,13 @@ import ast
 import difflib
 import importlib.util
 import inspect
+import json
 import numbers
 import os
 import pathlib
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -228,6 +229,37 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
   if missing:
     raise UserError(f"config lacks the key {missing[0]!r}; it was written by another version of medjax")
   validate(config)
+  return config
+
+
+def from_saved(
+  path: pathlib.Path, overrides: Mapping[str, Any] | None = None, named: Collection[str] = ()
+) -> ml_collections.ConfigDict:
+  """The config that a run or study wrote as `config.json`: data, which runs no Python file of its own choice.
+
+  Args:
+    path: the file.
+    overrides: as in `load`.
+    named: tasks that this command's own config or flags name; of these a Python file may be run.
+
+  Raises:
+    UserError: the file cannot be read, or it names a Python file as its task that this command does not name.
+  """
+  overrides = overrides or {}
+  try:
+    config = with_overrides(from_dict(json.loads(path.read_text(encoding="utf-8"))), overrides)
+    validate(config)
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(f"{path}: not the config of a run ({error}); bring it back from a copy") from None
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None
+  allowed = {*named, str(overrides.get("task", ""))}
+  for task in (config.task, *config.study.tasks):
+    if re.search(r"\.py(:|$)", str(task)) and task not in allowed:
+      raise UserError(
+        f"{path} names the Python file {task} as its task, which runs only where the command itself names it; read "
+        f"the file, then add --config.task={task}"
+      )
   return config
 
 

@@ -13,7 +13,7 @@ from medjax.errors import UserError
 
 def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
-    "model", "embedded:smollm2-135m", "Embedded model, Hugging Face directory, hub id or .gguf.", flag_values=values
+    "model", "embedded:smollm2-135m", "Embedded model, directory, hub id hf:owner/name or .gguf.", flag_values=values
   )
   flags.DEFINE_string(
     "prompts",

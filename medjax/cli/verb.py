@@ -253,19 +253,12 @@ def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
     A locked, validated config.
 
   Raises:
-    UserError: as `config.load`, or a saved config that cannot be read.
+    UserError: as `config.load` and `config.from_saved`.
   """
-  import json
-
   from medjax import config as schema
   from medjax import tasks
 
   found = None if arguments.config else next((path for path in saved if path.is_file() and not _of_model(path)), None)
   if found is None:
     return tasks.settled(schema.load(arguments.config, arguments.overrides))
-  try:
-    config = schema.with_overrides(schema.from_dict(json.loads(found.read_text())), arguments.overrides)
-    schema.validate(config)
-  except (json.JSONDecodeError, UserError) as error:
-    raise UserError(f"{found}: {error}") from None
-  return tasks.settled(config)
+  return tasks.settled(schema.from_saved(found, arguments.overrides))

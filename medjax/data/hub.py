@@ -9,7 +9,7 @@ from medjax.data.formats import plain
 from medjax.errors import UserError
 
 _ID = re.compile(
-  r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<configuration>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?", re.ASCII
+  r"hf:(?P<name>[\w.-]+/[\w.-]+)(:(?P<configuration>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?", re.ASCII
 )
 _BATCH = 1024  # rows that are turned into Python at once
 
@@ -18,7 +18,7 @@ Rows = dict[str, Iterator[dict[str, Any]]]
 
 
 def parse(source: str) -> re.Match | None:
-  """The parts of `owner/name[:configuration][@revision][#split]`; None where the source is no hub id."""
+  """The parts of `hf:owner/name[:configuration][@revision][#split]`; None where the source is no hub id."""
   return _ID.fullmatch(source)
 
 
@@ -41,8 +41,7 @@ def from_hub(id_: re.Match, streamed: bool) -> Rows:
     )
   except Exception as error:  # noqa: BLE001 (the hub fails in many ways, all of them the source's)
     raise UserError(
-      f"data source {source} is no local file, and the hub refused it: {_reason(error)}; check the name, "
-      "the network and HF_TOKEN"
+      f"data source {source}: the hub refused it: {_reason(error)}; check the name, the network and HF_TOKEN"
     ) from error
   return _splits(found, source)
 

@@ -78,7 +78,7 @@ def read_records(source: str | os.PathLike, rows: Mapping[str, int] | None = Non
       a directory with `train`, `validation` and `test` files (any of them), each one file or several
       (`train-00000-of-00002.parquet`);
       a directory that `save_to_disk` of `datasets` wrote;
-      a hub id `owner/name[:configuration][@revision]`.
+      a hub id `hf:owner/name[:configuration][@revision]`; nothing else asks the network.
       With `#split` behind it, a hub id or a directory gives that split only, of a hub id also a slice such as
       `#train[:1000]`.
     rows: the first so many rows of each split are read, all where it is 0 or not named. A hub data set is streamed
@@ -104,7 +104,7 @@ def read_records(source: str | os.PathLike, rows: Mapping[str, int] | None = Non
   if before and pathlib.Path(before).is_file():
     raise UserError(f"{text}: a file has no splits to take one of; leave out #{split}")
   id_ = hub.parse(text)
-  if id_ and not formats.kind(pathlib.Path(id_["name"])):
+  if id_:
     return _by_split(hub.from_hub(id_, streamed=bool(rows) and not id_["split"]), text, rows)
   if "," in text or glob.has_magic(text):
     return _read_files(_several(text), rows)
@@ -124,7 +124,8 @@ def split_name(name: Any, where: str) -> str:
 def _missing(path: pathlib.Path) -> UserError:
   siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
   near = difflib.get_close_matches(str(path), siblings, 1)
-  return UserError(f"data source {path} does not exist" + (f"; did you mean {near[0]}?" if near else ""))
+  hint = f"did you mean {near[0]}?" if near else "a data set of the hub is written hf:owner/name"
+  return UserError(f"data source {path} does not exist; {hint}")
 
 
 # --- files ---

@@ -28,7 +28,9 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 # What a hub model is described by, and its weights. No pickles, no code; Mistral's repositories hold all twice.
 _HUB_FILES = ["*.json", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
 _HUB_WEIGHTS, _HUB_IGNORED = ["*.safetensors"], ["consolidated*"]
-_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>/[\w./-]+\.gguf)?(@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(
+  r"(?P<where>hf|cached):(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?P<file>/[\w./-]+\.gguf)?(@(?P<revision>[\w./-]+))?"
+)
 
 # Parts of checkpoints of text and pictures that text does not need.
 _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -76,7 +78,8 @@ def load_config_and_tokenizer(name_or_path: str, weights: bool = False) -> Descr
   """
   path = resolve(name_or_path, weights)
   if peft.is_adapter(path):
-    return _describe_adapter(path, load_config_and_tokenizer(peft.base_of(path), weights), name_or_path)
+    base = load_config_and_tokenizer(_base_of(path, name_or_path), weights)
+    return _describe_adapter(path, base, name_or_path)
   if path.is_dir():
     return _describe_directory(path, name_or_path)
   return _describe_gguf(GgufFile(path), path, name_or_path)
@@ -96,7 +99,8 @@ def load_pretrained(
 
   Args:
     name_or_path: a Hugging Face directory with safetensors, a `.gguf` file, `embedded:smollm2-135m`, a hub id
-      `org/name[/file.gguf][@revision]`, or a PEFT adapter's directory.
+      `hf:org/name[/file.gguf][@revision]`, `cached:` and the same for the hub's cache on this machine alone, or a PEFT
+      adapter's directory. Nothing but a name that begins with `hf:` asks the network.
     dtype: `float32` or `bfloat16`, of every parameter.
     shardings: None for the default device; a tree of Sharding like the parameters'; or a function that takes the
       tree of ShapeDtypeStruct and gives that tree. Each device receives its own part only.
@@ -110,7 +114,7 @@ def load_pretrained(
     raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
   path = resolve(name_or_path)
   if peft.is_adapter(path):
-    return load_adapted(path, peft.base_of(path), dtype, shardings, finish, advance, name_or_path)
+    return load_adapted(path, _base_of(path, name_or_path), dtype, shardings, finish, advance, name_or_path)
   if path.is_dir():
     description = _describe_directory(path, name_or_path)
     weights = _directory_weights(path, description.config)
@@ -178,23 +182,33 @@ def resolve(name_or_path: str, weights: bool = True) -> pathlib.Path:
   hub = _HUB_ID.fullmatch(name_or_path)
   if not hub or (path.suffix == ".gguf" and not hub["file"]) or ".." in name_or_path:
     raise UserError(
-      f"{path}: no such file or directory; give a model directory, a .gguf file, a hub id or embedded:..."
+      f"{path}: no such file or directory; give a model directory, a .gguf file, embedded:... or a hub id, which is "
+      "written hf:owner/name"
     )
+  how = {"revision": hub["revision"], "local_files_only": hub["where"] == "cached"}
   try:
     if hub["file"]:
-      return pathlib.Path(huggingface_hub.hf_hub_download(hub["repo"], hub["file"][1:], revision=hub["revision"]))
-    patterns = _HUB_FILES + (_HUB_WEIGHTS if weights else [])
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(
-        hub["repo"], revision=hub["revision"], allow_patterns=patterns, ignore_patterns=_HUB_IGNORED
-      )
-    )
+      return pathlib.Path(huggingface_hub.hf_hub_download(hub["repo"], hub["file"][1:], **how))
+    how["allow_patterns"] = _HUB_FILES + (_HUB_WEIGHTS if weights else [])
+    return pathlib.Path(huggingface_hub.snapshot_download(hub["repo"], ignore_patterns=_HUB_IGNORED, **how))
   except Exception as error:  # the hub's client raises its own, httpx's and OSError's
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    if how["local_files_only"]:
+      raise UserError(
+        f"{hub['repo']}: no such directory here, and not in the hub's cache; fetch it with `hf download {hub['repo']}`"
+      ) from error
     raise UserError(
-      f"{name_or_path}: no such directory here, and not fetched from the Hugging Face hub ({reason}); check the name, "
-      "the network and `hf auth login`"
+      f"{name_or_path}: not fetched from the Hugging Face hub ({reason}); check the name, the network and "
+      "`hf auth login`"
     ) from error
+
+
+def _base_of(adapter: pathlib.Path, asked: str) -> str:
+  """The base model of an adapter: here, in the hub's cache, or where the adapter itself is of the hub, there."""
+  base = peft.base_of(adapter).removeprefix("hf:")
+  if base.startswith(("embedded:", "cached:")) or pathlib.Path(base).exists():
+    return base
+  return f"hf:{base}" if asked.startswith("hf:") else f"cached:{base}"
 
 
 def _embedded(name: str) -> pathlib.Path:
@@ -258,7 +272,7 @@ def shard_paths(path: pathlib.Path) -> tuple[list[pathlib.Path], pathlib.Path]:
     if list(path.glob("*.bin")) or list(path.glob("*.pt*")):
       raise UserError(
         f"{path}: holds pickled weights, which medjax does not read; save them again as safetensors, or name a "
-        "revision of the hub that has them (org/name@refs/pr/1)"
+        "revision of the hub that has them (hf:org/name@refs/pr/1)"
       )
     raise UserError(f"{single}: missing, and no {index.name} either; download the model's safetensors files")
   weight_map = read_json(index).get("weight_map")

@@ -36,13 +36,14 @@ def training_costs(workdir: pathlib.Path, chosen: Iterable[Run], model: Descript
   Raises:
     UserError: the data of a run cannot be read any more.
   """
-  rows, encoded = [], {}
+  chosen = list(chosen)
+  rows, encoded, named = [], {}, {run.task for run in chosen}
   for run in chosen:
     for folder in sorted((workdir / run.folder).parent.glob("candidate*")):
       if (folder / "metrics.jsonl").exists():
         where = {"task": run.task, "method": run.method, "seed": run.seed, "candidate": _number(folder)}
         row = {**where, "chosen": folder.name == run.folder.name}
-        rows.append({**row, **_cost(folder, model, encoded)})
+        rows.append({**row, **_cost(folder, named, model, encoded)})
   return rows
 
 
@@ -50,10 +51,12 @@ def _number(folder: pathlib.Path) -> int:
   return int(folder.name.removeprefix("candidate"))
 
 
-def _cost(folder: pathlib.Path, model: Description, encoded: dict[str, dict[str, list[Segments]]]) -> dict[str, int]:
+def _cost(
+  folder: pathlib.Path, named: set[str], model: Description, encoded: dict[str, dict[str, list[Segments]]]
+) -> dict[str, int]:
   """The cost of one run's steps so far; `encoded` keeps the token ids of data that several runs share."""
   steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-  config = schema.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+  config = schema.from_saved(folder / "config.json", named=named)
   values = schema.as_dict(config)
   key = files.fingerprint({part: values[part] for part in _DATA} | {"row_length": config.train.row_length})
   if key not in encoded:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from medjax import config as schema
@@ -36,25 +36,29 @@ def write_reports(workdir: pathlib.Path, results: Mapping[str, Any], config: Any
   report_html.write_html(results, workdir / "report.html", curves, shown)
 
 
-def rewrite(workdir: pathlib.Path, examples: int = 0) -> dict[str, Any]:
+def rewrite(workdir: pathlib.Path, examples: int = 0, named: Collection[str] = ()) -> dict[str, Any]:
   """Writes the reports again from `study.json`; trains, scores and reads nothing else.
 
   Args:
     workdir: the folder of a study that has ended.
     examples: as in `write_reports`; the rows are read by the folder's own config.
+    named: tasks that the command names, see `config.from_saved`.
 
   Returns:
     What `study.json` holds.
 
   Raises:
-    UserError: there is no study.json, or a file of a run is not there.
+    UserError: there is no study.json, it is damaged, or a file of a run is not there.
   """
   path = workdir / "study.json"
   if not path.exists():
     raise UserError(f"{path} is not there; let the study end, then write its reports again")
-  results = json.loads(path.read_text(encoding="utf-8"))
+  try:
+    results = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError:
+    raise UserError(f"{path} is damaged: not JSON; run the study's command again, which writes it anew") from None
   config = None
   if examples:
-    config = schema.from_dict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    config = schema.from_saved(workdir / "config.json", named=named)
   write_reports(workdir, results, config, examples)
   return results

@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -267,7 +268,7 @@ def _base_name(trained_on: str, described: Description) -> str:
     raise UserError(
       f"{trained_on} is no model that PEFT could load; export it merged, or give the model it was made from as --base"
     )
-  return str(pathlib.Path(trained_on).absolute()) if pathlib.Path(trained_on).is_dir() else trained_on
+  return str(path.absolute()) if path.is_dir() else re.sub("^(hf|cached):", "", trained_on)
 
 
 def _transformers_prefix(described: Description) -> str:

@@ -98,8 +98,8 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _public_name(path: str) -> str:
-  """A model's name without where it lies on this machine."""
-  return pathlib.Path(path).name if pathlib.Path(path).exists() else path
+  """A model's name without where it lies on this machine, as the hub writes it."""
+  return pathlib.Path(path).name if pathlib.Path(path).exists() else re.sub("^(hf|cached):", "", path)
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

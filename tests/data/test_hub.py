@@ -44,33 +44,33 @@ def found(source, rows=None):
 
 
 def test_a_hub_id_gives_all_splits_under_the_names_of_medjax(hub):
-  records = sources.read_records("clinic/notes")
+  records = sources.read_records("hf:clinic/notes")
   assert [(record.split, record.id) for record in records[::5]] == [
     ("test", "test:1"),
     ("train", "train:1"),
     ("validation", "validate:1"),
   ]
-  assert records[5].where == "clinic/notes train row 1"
+  assert records[5].where == "hf:clinic/notes train row 1"
   assert [record.values["kind"] for record in records[5:8]] == ["benign", "malignant", "benign"]
   assert hub == [("clinic/notes", None, None, False)]
 
 
 def test_a_hub_id_names_configuration_revision_and_split(hub):
-  assert found("clinic/notes:odd@refs/pr/1#train_sft") == [(i, "") for i in range(5)]
-  assert found("clinic/notes@v2#test[1:3]", {"train": 1, "validation": 1, "test": 1}) == [(21, ""), (22, "")]
+  assert found("hf:clinic/notes:odd@refs/pr/1#train_sft") == [(i, "") for i in range(5)]
+  assert found("hf:clinic/notes@v2#test[1:3]", {"train": 1, "validation": 1, "test": 1}) == [(21, ""), (22, "")]
   assert hub == [("clinic/notes", "odd", "refs/pr/1", False), ("clinic/notes", None, "v2", False)]
-  assert sources.read_records("clinic/notes#test")[0].id == "notes#test:1"
+  assert sources.read_records("hf:clinic/notes#test")[0].id == "notes#test:1"
 
 
 def test_a_hub_data_set_is_streamed_where_the_rows_of_each_split_are_limited(hub):
   limits = {"train": 2, "validation": 1, "test": 9}
-  whole = found("clinic/notes")
-  assert sorted(found("clinic/notes", limits)) == sorted([*whole[:5], *whole[5:7], whole[10]])
+  whole = found("hf:clinic/notes")
+  assert sorted(found("hf:clinic/notes", limits)) == sorted([*whole[:5], *whole[5:7], whole[10]])
   assert [streamed for *_, streamed in hub] == [False, True]
   config = with_overrides(
     base_config(),
     {
-      "data.source": "clinic/notes",
+      "data.source": "hf:clinic/notes",
       "data.columns": {"prompt": "kind", "completion": "kind"},
       **{f"data.{split}_rows": count for split, count in limits.items()},
     },
@@ -81,9 +81,9 @@ def test_a_hub_data_set_is_streamed_where_the_rows_of_each_split_are_limited(hub
 
 def test_what_the_hub_cannot_give_is_refused(hub, monkeypatch):
   for source, message in [
-    ("clinic/notes:odd", "clinic/notes:odd has a split '(train|test)_sft', which is none of .*; take one .*odd#t"),
-    ("clinic/none", "clinic/none is no local file, and the hub refused it: DatasetNotFoundError: .*; check the name"),
-    ("clinic/notes#trian", "the hub refused it: ValueError: .*trian"),
+    ("hf:clinic/notes:odd", "clinic/notes:odd has a split '(train|test)_sft', which is none of .*; take one .*odd#t"),
+    ("hf:clinic/none", "clinic/none: the hub refused it: DatasetNotFoundError: .*; check the name"),
+    ("hf:clinic/notes#trian", "the hub refused it: ValueError: .*trian"),
   ]:
     with pytest.raises(UserError, match=message) as error:
       sources.read_records(source)
@@ -91,6 +91,12 @@ def test_what_the_hub_cannot_give_is_refused(hub, monkeypatch):
   with pytest.raises(UserError, match="data source clinic/notes.csv does not exist"):
     sources.read_records("clinic/notes.csv")
   assert len(hub) == 3
+
+
+def test_a_mistyped_path_is_never_asked_for_on_the_hub(hub):
+  with pytest.raises(UserError, match="smith_jane_mrn4711 does not exist; a data set of the hub is written hf:owner"):
+    sources.read_records("runs/smith_jane_mrn4711")
+  assert hub == []
 
 
 def test_an_error_of_a_reader_of_cells_is_not_repeated(monkeypatch):
@@ -101,7 +107,7 @@ def test_an_error_of_a_reader_of_cells_is_not_repeated(monkeypatch):
   broken = datasets.IterableDatasetDict({"train": datasets.IterableDataset.from_generator(rows)})
   monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: broken)
   with pytest.raises(UserError, match="clinic/notes train: no row after row 0 can be read: ArrowInvalid$"):
-    sources.read_records("clinic/notes")
+    sources.read_records("hf:clinic/notes")
 
 
 def test_data_sets_that_were_saved_to_disk(tmp_path):

@@ -337,9 +337,11 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
   (tmp_path / "notes.txt").write_text("x")
   for name, message in {
     str(tmp_path / "absent"): "no such file or directory",
+    "runs/smith_jane_mrn4711": "a hub id, which is written hf:owner/name",
+    "cached:org/model": "fetch it with `hf download org/model`",
     "./absent/model.gguf": "no such file or directory",
     str(tmp_path / "notes.txt"): "neither a model directory nor a .gguf file",
-    "org/model": r"not fetched from the Hugging Face hub \(Cannot reach the hub.\)",
+    "hf:org/model": r"not fetched from the Hugging Face hub \(Cannot reach the hub.\)",
     "embedded:gpt5": "embedded:gpt5 is unknown; there is embedded:smollm2-135m",
   }.items():
     with pytest.raises(UserError, match=message) as error:
@@ -355,17 +357,17 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
 def test_a_hub_id_is_fetched_without_code_or_pickles(directory, monkeypatch):
   asked = []
 
-  def fetch(name, revision, allow_patterns, ignore_patterns):
+  def fetch(name, revision, local_files_only, allow_patterns, ignore_patterns):
     asked.append((name, revision, tuple(allow_patterns)))
     return directory
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-  loaded = load_pretrained("org/model@refs/pr/1")
-  assert loaded.source == "org/model@refs/pr/1" and loaded.config.num_layers == 3
+  loaded = load_pretrained("hf:org/model@refs/pr/1")
+  assert loaded.source == "hf:org/model@refs/pr/1" and loaded.config.num_layers == 3
   assert {(name, revision) for name, revision, _ in asked} == {("org/model", "refs/pr/1")}
   assert not any("py" in pattern or "bin" in pattern for *_, patterns in asked for pattern in patterns)
   asked.clear()
-  load_config_and_tokenizer("org/model")
+  load_config_and_tokenizer("hf:org/model")
   assert asked and not any("safetensors" in pattern for *_, patterns in asked for pattern in patterns)
 
 
@@ -377,6 +379,7 @@ def test_the_hubs_cache_serves_without_a_network(directory, tmp_path, monkeypatc
   (repository / "snapshots").mkdir()
   shutil.copytree(directory, repository / "snapshots" / ("0" * 40))
   monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-  assert same(load_pretrained("org/model").params, load_pretrained(str(directory)).params)
+  for name in ("hf:org/model", "cached:org/model"):
+    assert same(load_pretrained(name).params, load_pretrained(str(directory)).params)
   with pytest.raises(UserError, match="not fetched from the Hugging Face hub"):
-    load_pretrained("org/model@another")
+    load_pretrained("hf:org/model@another")
