@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and fingerprints of what they hold."""
+"""Files that are whole or absent, locks of folders, and fingerprints of what files hold."""
 
 import contextlib
 import errno
@@ -7,8 +7,14 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from typing import IO, Any
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # a file system without flock
 
 
 @contextlib.contextmanager
@@ -22,52 +28,126 @@ def write_aside(path: str | os.PathLike, binary: bool = False, private: bool = F
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  aside = _beside(path)
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+  descriptor = os.open(aside, flags, 0o600 if private else 0o666)
   try:
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
     with open(descriptor, "wb") if binary else open(descriptor, "w", encoding="utf-8") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
     os.replace(aside, path)
-  finally:
+  except BaseException:
     aside.unlink(missing_ok=True)
+    raise
+  sync(path.parent)
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, told: str) -> Iterator[None]:
+def folder_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """A new folder beside `path`, which takes its place when the block ends well; what was there is deleted then."""
+  path = pathlib.Path(path).absolute()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = _beside(path)
+  aside.mkdir()
+  try:
+    yield aside
+    for inside in [*aside.rglob("*"), aside]:
+      sync(inside)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(aside, path)
+  except BaseException:
+    shutil.rmtree(aside, ignore_errors=True)
+    raise
+  sync(path.parent)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+  """A name that nobody can have put a file or link at: it is random."""
+  return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Brings a file, or the names in a folder, to the disk."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not sync folders
+      raise
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, told: str, patience_seconds: float = 0.0) -> Iterator[int]:
   """Holds a lock file while the block runs; the system lets go of it when the process ends, however it ends.
 
-  The lock is `flock`'s. Over NFS it keeps hosts apart from Linux 2.6.12 on, unless mounted with `local_lock`; a file
-  system without locks is used without one.
+  The lock is `flock`'s. Over NFS it keeps hosts apart from Linux 2.6.12 on, unless mounted with `local_lock`. On a file
+  system without locks a file beside it, `NAME.held`, is the lock: a process that is killed leaves it behind.
 
   Args:
     path: the file, which stays.
     told: one line about the holder, for those that come later.
+    patience_seconds: how long to wait for another holder.
+
+  Yields:
+    The descriptor of the lock file; who inherits it holds the lock, too.
 
   Raises:
     BlockingIOError: another process holds it; its `strerror` is what that one has told.
     OSError: the file cannot be written.
   """
-  with open(path, "a+", encoding="utf-8") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      raise BlockingIOError(error.errno, file.read(1000).strip(), str(path)) from None
-    except OSError as error:
-      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-        raise
+  deadline = time.monotonic() + patience_seconds
+  with open(path, "a+", encoding="utf-8") as file, contextlib.ExitStack() as held:
+    while True:
+      try:
+        _take(file, pathlib.Path(path), told, held)
+        break
+      except BlockingIOError:
+        if time.monotonic() >= deadline:
+          raise
+        time.sleep(0.1)
     file.truncate(0)
     file.write(told + "\n")
     file.flush()
     os.fsync(file.fileno())  # or other hosts would not see it
-    yield
+    yield file.fileno()
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def _take(file: IO[str], path: pathlib.Path, told: str, held: contextlib.ExitStack) -> None:
+  """Locks a file, or creates the file that stands for a lock; BlockingIOError with what the holder has told."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return
+  except BlockingIOError as error:
+    file.seek(0)
+    raise BlockingIOError(error.errno, file.read(1000).strip(), str(path)) from None
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      raise
+  marker = path.with_name(f"{path.name}.held")
+  try:
+    descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+  except FileExistsError:
+    holder = marker.read_text(encoding="utf-8", errors="replace")[:1000].strip()
+    remedy = f"this file system has no locks, so remove {marker} if that process is gone"
+    raise BlockingIOError(errno.EWOULDBLOCK, f"{holder}; {remedy}", str(path)) from None
+  held.callback(marker.unlink, missing_ok=True)
+  with open(descriptor, "w", encoding="utf-8") as owner:
+    owner.write(told + "\n")
+    owner.flush()
+    os.fsync(owner.fileno())
+
+
+def this_process() -> str:
+  """Process id, host and time of now, by which a lock names its holder."""
+  return f"process {os.getpid()} of {socket.gethostname()} since {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+
+
+def write_json(path: str | os.PathLike, value: Any, private: bool = False) -> None:
   """Writes `value` as indented JSON, aside and then renamed."""
-  with write_aside(path) as file:
+  with write_aside(path, private=private) as file:
     json.dump(value, file, indent=2, ensure_ascii=False)
     file.write("\n")
 

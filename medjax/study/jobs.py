@@ -131,11 +131,8 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
   if (out / "metrics.json").exists():
     return
   if job.copy_of is not None:
-    aside = out.with_name(".test.copy")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(study.workdir / job.copy_of.folder / "eval" / "test", aside)
-    shutil.rmtree(out, ignore_errors=True)
-    aside.rename(out)
+    with files.folder_aside(out) as aside:
+      shutil.copytree(study.workdir / job.copy_of.folder / "eval" / "test", aside, dirs_exist_ok=True)
     return
   settings, checkpoint = run_config(study.config, job.run, study.workdir), _checkpoint(study, job.run)
   task, answers = task_of(study.config, job.run.task), []

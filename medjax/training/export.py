@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import pathlib
 import re
 import shutil
@@ -64,7 +63,7 @@ def export(
   stored = stored_dtypes(described)
   policy = load_policy(checkpoint, _devices(described), _loaded_dtype(stored))
   kept = {name: DTYPES[dtype] for name in stored} if dtype else stored
-  with _aside(output) as folder:
+  with files.folder_aside(output) as folder:
     # What is quick comes first, so that what cannot be written shows before the weights are.
     (folder / "README.md").write_text(model_card.render(checkpoint, policy, output.name), encoding="utf-8")
     _write_tokenizer(described, folder)
@@ -102,7 +101,7 @@ def export_adapter(checkpoint: str, output: pathlib.Path, base: str = "") -> Non
   lora, prefix = checkpoints.lora_of(identity["config"]), _transformers_prefix(described)
   tensors, config = peft.to_peft(jax.device_get(saved), lora, described.config, name, prefix)
   policy = LoadedPolicy({}, saved, lora, described=described, identity=identity)
-  with _aside(output) as folder:
+  with files.folder_aside(output) as folder:
     _write_tokenizer(described, folder)
     _save(tensors, folder / peft.TENSORS)
     files.write_json(folder / peft.CONFIG, config)
@@ -144,26 +143,6 @@ def _devices(described: Description) -> Any:
 def _refuse_existing(output: pathlib.Path) -> None:
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f"{output} exists; remove it or give another --output")
-
-
-class _aside:
-  """A folder beside the output that takes its place when the block ends well."""
-
-  def __init__(self, output: pathlib.Path):
-    self._output = output
-    self._folder = output.absolute().with_name(f".{output.name}.{os.getpid()}.tmp")
-
-  def __enter__(self) -> pathlib.Path:
-    self._folder.mkdir(parents=True)
-    return self._folder
-
-  def __exit__(self, kind, *_) -> None:
-    if kind is None:
-      if self._output.is_dir():
-        self._output.rmdir()
-      os.replace(self._folder, self._output)
-    else:
-      shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _write_weights(policy: LoadedPolicy, stored: dict[str, np.dtype], folder: pathlib.Path, advance) -> None:

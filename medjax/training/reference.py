@@ -1,6 +1,8 @@
 """Log-probabilities under the reference model: computed once, kept on disk under a key that says what they are of."""
 
 import functools
+import hashlib
+import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 
 import medjax
@@ -16,6 +19,8 @@ from medjax.data.examples import Segments
 from medjax.models.decoder import Params
 from medjax.objectives.scoring import score
 from medjax.runtime import cache_directory
+
+_DIGEST_BYTES = 32  # of SHA-256, behind the array in its file
 
 
 @jax.jit
@@ -97,13 +102,54 @@ def reference_logps(
   """
   if any(group.weights is not None for group in groups):
     raise ValueError("answers that are compared have no weights")
-  path = cache_directory() / "reference" / f"{cache_key(params, groups, row_length, described)}.npy"
-  if processes.of_first(path.exists()):  # of several processes the first one's cache counts
+  key, shape = cache_key(params, groups, row_length, described), (len(groups), len(groups[0].completions))
+  path = cache_directory() / "reference" / f"{key}.npy"
+  logps = _read(path, key, shape) if processes.is_first() else None
+  if processes.of_first(logps is not None):  # of several processes the first one's cache counts
     advance(len(groups))
-    shape = len(groups), len(groups[0].completions)
-    return processes.array_of_first(np.load(path) if processes.is_first() else np.zeros(shape, np.float32))
+    return processes.array_of_first(np.zeros(shape, np.float32) if logps is None else logps)
   logps = np.stack(score(graph, params, groups, row_length, rows, sharding, advance))
   if processes.is_first():
-    with files.write_aside(path, binary=True) as file:
-      np.save(file, logps)
+    _write(path, key, logps)
   return logps
+
+
+def _read(path: pathlib.Path, key: str, shape: tuple[int, int]) -> np.ndarray | None:
+  """The array of a cache file; None where there is no file, or with a warning where it is not what was written."""
+  try:
+    data = path.read_bytes()
+  except FileNotFoundError:
+    return None
+  except OSError as error:
+    return _passed_over(path, error.strerror)
+  array, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+  if digest != _digest(key, array):
+    return _passed_over(path, "its checksum does not fit")
+  logps = np.load(io.BytesIO(array), allow_pickle=False)
+  if (logps.shape, logps.dtype) != (shape, np.float32):
+    return _passed_over(path, f"it holds {logps.dtype} {logps.shape}")
+  return logps
+
+
+def _passed_over(path: pathlib.Path, why: str | None) -> None:
+  logging.warning("cached reference log-probabilities %s are not used (%s); they are computed again", path, why)
+
+
+def _write(path: pathlib.Path, key: str, logps: np.ndarray) -> None:
+  """Writes the array and behind it a checksum; warns where that cannot be done, as the cache can be done without."""
+  buffer = io.BytesIO()
+  np.save(buffer, logps, allow_pickle=False)
+  try:
+    with files.write_aside(path, binary=True) as file:
+      file.write(buffer.getvalue() + _digest(key, buffer.getvalue()))
+  except OSError as error:
+    logging.warning(
+      "reference log-probabilities cannot be kept in %s (%s); a later run computes them again, or set MEDJAX_CACHE to a "
+      "folder with room",
+      *(path.parent, error.strerror),
+    )
+
+
+def _digest(key: str, array: bytes) -> bytes:
+  """Of a file's bytes and of what it is the cache, so that one file does not pass for another."""
+  return hashlib.sha256(key.encode() + array).digest()

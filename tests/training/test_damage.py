@@ -1,0 +1,104 @@
+"""What was damaged on the disk is noticed: the cache of the reference, metrics, checkpoints. Nothing changes in silence."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+from runs import curve, overrides, train
+
+from medjax import files
+from medjax.training import reference
+
+
+@pytest.fixture
+def said(caplog):
+  """The lines that medjax warns with."""
+  caplog.set_level(logging.WARNING)
+  return lambda: [record.getMessage() for record in caplog.records if "/medjax/" in record.pathname]
+
+
+def flip_a_bit(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data)
+
+
+# ---- The cache of the reference's log-probabilities -------------------------------------------------------------------
+
+
+KEY, SHAPE = "0123", (3, 2)
+LOGPS = np.arange(6, dtype=np.float32).reshape(SHAPE)
+
+
+@pytest.fixture
+def cached(tmp_path):
+  path = tmp_path / f"{KEY}.npy"
+  reference._write(path, KEY, LOGPS)
+  return path
+
+
+def test_a_cached_array_is_read_as_it_was_written(cached, said):
+  assert np.array_equal(reference._read(cached, KEY, SHAPE), LOGPS)
+  assert reference._read(cached.with_name("other.npy"), KEY, SHAPE) is None and not said()
+
+
+@pytest.mark.parametrize(
+  "harm",
+  [
+    flip_a_bit,
+    lambda path: os.truncate(path, path.stat().st_size - 1),
+    lambda path: os.truncate(path, 0),
+    lambda path: path.write_bytes(os.urandom(500)),
+    lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    lambda path: np.save(path, LOGPS + 1),
+    lambda path: reference._write(path, "other", LOGPS + 1),
+    lambda path: reference._write(path, KEY, LOGPS[:2]),
+    lambda path: reference._write(path, KEY, LOGPS.astype(np.float64)),
+    lambda path: (path.unlink(), path.mkdir()),
+  ],
+)
+def test_a_cached_array_that_was_damaged_is_not_used(cached, said, harm):
+  harm(cached)
+  assert reference._read(cached, KEY, SHAPE) is None
+  (line,) = said()
+  assert str(cached) in line and line.endswith("; they are computed again")
+
+
+def test_every_single_bit_counts(cached):
+  whole = cached.read_bytes()
+  for place in range(8 * len(whole)):
+    data = bytearray(whole)
+    data[place // 8] ^= 1 << place % 8
+    cached.write_bytes(data)
+    assert reference._read(cached, KEY, SHAPE) is None
+
+
+def test_a_run_with_a_damaged_cache_is_the_run_without(home, tmp_path, cache, said):
+  settings = overrides(home, "dpo", train__steps=3)
+  train(tmp_path / "whole", settings)
+  (path,) = (cache / "reference").iterdir()
+  written = path.read_bytes()
+  flip_a_bit(path)
+  train(tmp_path / "run", settings)
+  assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+  assert any(str(path) in line for line in said())
+  assert path.read_bytes() == written, "it is good again"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(home, tmp_path, cache, said):
+  """Its place is a file, as for root no folder is read-only."""
+  cache.write_text("")
+  train(tmp_path / "run", overrides(home, "dpo", train__steps=1))
+  (line,) = [line for line in said() if "cannot be kept" in line]
+  assert str(cache / "reference") in line and "set MEDJAX_CACHE" in line
+
+
+@pytest.mark.parametrize("error", ["Read-only file system", "No space left on device"])
+def test_a_full_or_read_only_cache_warns(cached, said, monkeypatch, error):
+  def refuse(*_, **__):
+    raise OSError(0, error)
+
+  monkeypatch.setattr(files, "write_aside", refuse)
+  reference._write(cached, KEY, LOGPS)
+  assert [error in line for line in said()] == [True]
