@@ -71,6 +71,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.train.row_length = 2048  # most tokens of a packed row
   config.train.microbatch_rows = 0  # rows computed at once, over all devices; 0: one on each device
   config.train.skip_nonfinite = 0  # steps of NaN or infinite loss or gradient that may be left out, counted; 0: stop
+  config.train.stall_minutes = 5.0  # without a sign of life (six times as long for compilation) end a run; 0: never
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "adamw"  # adamw | adafactor | lion
@@ -101,8 +102,11 @@ def base_config() -> ml_collections.ConfigDict:
   config.mesh.sequence = 1
 
   config.checkpoint = ml_collections.ConfigDict()
-  config.checkpoint.every = 0  # steps; 0: only at the end
-  config.checkpoint.keep = 1  # the last ones; the one of the lowest validation loss stays beside them
+  config.checkpoint.every = 0  # steps; 0: not by steps
+  config.checkpoint.every_minutes = (
+    10.0  # of training since the last one; 0: not by time. The last step is always saved
+  )
+  config.checkpoint.keep = 2  # the last ones; the one of the lowest validation loss stays beside them
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every = 0  # steps; 0: not during training

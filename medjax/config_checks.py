@@ -36,6 +36,7 @@ _NOT_NEGATIVE = (
   *("seed", "model.max_length", "data.max_prompt", "data.max_completion", "data.train_rows", "data.validation_rows"),
   *("data.test_rows", "train.steps", "train.microbatch_rows", "train.skip_nonfinite"),
   *("optimizer.warmup_steps", "optimizer.weight_decay"),
+  *("train.stall_minutes", "checkpoint.every_minutes"),
   *("checkpoint.every", "evaluation.every", "lora.rank", "lora.dropout", "preference.gamma", "preference.sft_weight"),
 )
 _POSITIVE = ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm", "preference.beta", "lora.alpha")

@@ -228,8 +228,8 @@ def check_equal(values: Mapping[str, Any]) -> None:
       )
 
 
-def vote(flag: bool) -> Any:
-  """Starts to ask all processes whether one of them has the flag, without waiting; `bool` of the result waits."""
+def vote(flag: int) -> Any:
+  """Starts to ask all processes for the largest of their flags; `bool` or `int` of the result waits for it."""
   if _group.count == 1:
     return flag
   import jax
@@ -244,10 +244,13 @@ class _Vote:
   def __init__(self, result: Any):
     self._result = result
 
-  def __bool__(self) -> bool:
+  def __int__(self) -> int:
     import jax
 
-    return bool(jax.device_get(self._result))
+    return int(jax.device_get(self._result))
+
+  def __bool__(self) -> bool:
+    return int(self) > 0
 
 
 @functools.cache

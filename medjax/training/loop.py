@@ -33,7 +33,7 @@ from medjax.training.optimizer import learning_rates, make_optimizer, optimizer_
 from medjax.training.policy import base_of, initial_policy, is_adapted
 from medjax.training.recorder import Recorder
 from medjax.training.step import jitted_step
-from medjax.training.stopping import StopRequest
+from medjax.training.stopping import StopRequest, Watchdog
 from medjax.training.telemetry import Telemetry, progress
 
 _FREE_TO_CHANGE = ("checkpoint", "evaluation", "study", "mesh")
@@ -62,7 +62,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
   Raises:
     UserError: the config, data or workdir cannot be used.
     RunError: the loss is not finite, or step 0 shows that policy and reference are not the same model.
-    Stopped: SIGTERM came; what was trained is saved.
+    Stopped: SIGTERM, SIGINT or SIGHUP came; what was trained is saved.
   """
   if config.method not in ("sft", "dpo"):
     raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
@@ -87,6 +87,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     # ---- State: our own checkpoint, else train.init_from, else the pretrained weights ------------------------------
     stop = closing.enter_context(StopRequest())
     closing.enter_context(_alone_in(workdir))
+    watchdog = closing.enter_context(Watchdog(workdir, config.train.stall_minutes))
     saver = closing.enter_context(checkpoints.Checkpoints(workdir, config.checkpoint.keep))
     identity = _identity(config, described.config, encoder, found, steps)
     start = saver.latest() or 0
@@ -124,6 +125,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
 
         def advance(count: int) -> None:
           bar.update(count)
+          watchdog.alive("the reference pass", long=True)
           stop.end_here(start, steps)
 
         if config.preference.reference == "live":
@@ -170,8 +172,11 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     closing.enter_context(jax.transfer_guard("disallow"))  # of the loop's transfers each is asked for
     over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
     ahead = _placed(plan.iterate(start), rates[start:], np.uint32(config.seed % 2**32), over_rows, everywhere)
-    pending = None
+    pending, shapes, saved_at = None, set(), time.monotonic()
     for done, (item, arguments) in enumerate(ahead, start=start + 1):
+      shape = tuple(x.shape for x in item.batches)
+      watchdog.alive(f"step {done}", long=shape not in shapes)
+      shapes.add(shape)
       current, metrics = step_fn(current, frozen, live, *arguments)
       if pending:
         recorder.record(*pending)
@@ -179,13 +184,18 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
       if validation and _is_due(config.evaluation.every, done, steps):
         scoring = (config.train.row_length, score_rows, sharding)
         whole = current.params if frozen is None else adapters.join(frozen, current.params)
+        watchdog.alive(f"validation after step {done}", long=True)
         validated = _validation(graph, whole, validation, objective, known_validation, *scoring)
       pending = (done, metrics, item, {"learning_rate": float(rates[done - 1]), **validated})
-      stopping = stop.after_step() and done < steps
-      if done == end or stopping or _is_due(config.checkpoint.every, done):
+      minutes = config.checkpoint.every_minutes
+      saving, stopping = stop.after_step(save=0 < 60 * minutes <= time.monotonic() - saved_at)
+      stopping = stopping and done < steps
+      if done == end or saving or _is_due(config.checkpoint.every, done):
+        watchdog.alive(f"saving step {done}", long=True)
         recorder.record(*pending)  # a bad step is never saved
         pending = None
         saver.save(done, current, identity, done == steps, validated, _progress(recorder, config.seed))
+        saved_at = time.monotonic()
       if stopping:
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
       if done == end:
@@ -271,6 +281,7 @@ def _check_adapters(config) -> None:
 def _identity(config, model_config, encoder, found, steps) -> dict[str, Any]:
   """What a run is: where any of it changed, a checkpoint is of another run."""
   settings = {key: value for key, value in schema.as_dict(config).items() if key not in _FREE_TO_CHANGE}
+  del settings["train"]["stall_minutes"]
   del settings["train"]["skip_nonfinite"]  # so that a run that came to its end there can be given more
   return {
     "config": settings,

@@ -1,45 +1,144 @@
-"""SIGTERM, noted, so that what runs can end where nothing is lost; of several processes all end at the same step."""
+"""Ends of a run before its last step: signals that ask for one, and hangs. Of several processes all end together."""
 
 import contextlib
+import faulthandler
+import os
+import pathlib
 import signal
+import socket
+import sys
+import threading
+import time
 
 from medjax import processes
-from medjax.errors import Stopped
+from medjax.errors import EXIT_FAILED, Stopped
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_GO_ON, _SAVE, _STOP = 0, 1, 2
+STOP_SECONDS = 60.0  # from a signal to the end, however the process hangs; MEDJAX_STOP_SECONDS sets another limit
+_PATIENCE = 6  # times the watchdog's limit, for what may take long: compilation, saving
 
 
 class StopRequest:
-  """Notes SIGTERM while its block runs."""
+  """Notes SIGTERM, SIGINT (Ctrl-C) and SIGHUP while its block runs, so that the run saves and ends.
+
+  A thread sees to it that the process has ended 60 seconds after the first signal, and at once with a second Ctrl-C,
+  since the main thread may hang outside of Python, where no handler runs.
+  """
 
   def __init__(self):
     self._asked, self._vote = False, None
-    self._previous = None
+    self._closing = contextlib.ExitStack()
 
   def end_here(self, done: int, steps: int) -> None:
-    """Raises Stopped where SIGTERM has come to any process and nothing is trained that is not saved.
+    """Raises Stopped where a signal has come to any process and nothing is trained that is not saved.
 
     To be called by all processes at the same place.
     """
-    if processes.vote(self._asked):
+    if processes.vote(_STOP if self._asked else _GO_ON):
       raise Stopped(f"stopped before step {done + 1} of {steps}; run the same command to go on")
 
-  def after_step(self) -> bool:
-    """Whether to save and stop now. Of several processes all get the same answer, a step after the first was asked.
+  def after_step(self, save: bool = False) -> tuple[bool, bool]:
+    """Whether to save now, and whether to stop after that.
 
-    What is answered was asked for at the call before, behind a step that has ended by now, so that nobody waits.
+    Of several processes all get the same answer, a step after the first was asked. It is the answer to the call
+    before, behind a step that has ended by now, so that nobody waits.
+
+    Args:
+      save: whether this process finds that a save is due.
     """
-    if processes.count() == 1:
-      return self._asked
-    before, self._vote = self._vote, processes.vote(self._asked)
-    return bool(before)
+    mine = _STOP if self._asked else _SAVE if save else _GO_ON
+    if processes.count() > 1:
+      before, self._vote = self._vote, processes.vote(mine)
+      mine = _GO_ON if before is None else int(before)
+    return mine >= _SAVE, mine == _STOP
 
   def _note(self, *_) -> None:
     self._asked = True
 
   def __enter__(self) -> "StopRequest":
-    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
-      self._previous = signal.signal(signal.SIGTERM, self._note)
+    if threading.current_thread() is not threading.main_thread():  # no signal arrives here
+      return self
+    for number in _SIGNALS:
+      self._closing.callback(signal.signal, number, signal.signal(number, self._note) or signal.SIG_DFL)
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    self._closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False))
+    thread = threading.Thread(target=_end_in_time, args=(woken,), name="stop-in-time", daemon=True)
+    thread.start()
+    self._closing.callback(lambda: (wakes.close(), thread.join(), woken.close()))
     return self
 
   def __exit__(self, *_) -> None:
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    # Handlers and the descriptor go back before the socket is closed.
+    self._closing.close()
+
+
+def _end_in_time(woken: socket.socket) -> None:
+  """Reads signals as they come, also while the main thread runs no Python; returns when the other end is closed."""
+  limit, deadline, interrupts = float(os.environ.get("MEDJAX_STOP_SECONDS", STOP_SECONDS)), None, 0
+  while True:
+    woken.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.001))
+    try:
+      numbers = woken.recv(64)
+    except TimeoutError:
+      _end(f"did not end within {limit:g} s of being asked to; the checkpoint before is whole, run the same command")
+    if not numbers:
+      return
+    interrupts += numbers.count(signal.SIGINT)
+    if interrupts > 1:
+      _end("interrupted twice, ended at once; run the same command to go on from the last checkpoint")
+    if deadline is None and any(number in numbers for number in _SIGNALS):
+      deadline = time.monotonic() + limit
+      if processes.is_first():
+        print("medjax: stopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+
+
+class Watchdog:
+  """Ends a run that stands still: writes where each thread stopped, says so in one line, and has the others end, too.
+
+  Args:
+    workdir: gets `stalled-PROCESS.txt`.
+    minutes: without a sign of life; 0 for no watchdog.
+  """
+
+  def __init__(self, workdir: pathlib.Path, minutes: float):
+    self._workdir, self._limit = workdir, 60 * minutes
+    self._ended = threading.Event()
+    self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+    self.alive("the start", long=True)
+
+  def alive(self, where: str, long: bool = False) -> None:
+    """A sign of life.
+
+    Args:
+      where: what begins now, such as `step 3`.
+      long: whether it may take six times as long, as compilation does.
+    """
+    self._where, self._allowed, self._since = where, self._limit * (_PATIENCE if long else 1), time.monotonic()
+
+  def _watch(self) -> None:
+    while not self._ended.wait(min(self._limit / 10, 5.0)):
+      still = time.monotonic() - self._since
+      if still > self._allowed:
+        path = self._workdir / f"stalled-{processes.index()}.txt"
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+          faulthandler.dump_traceback(file)
+        _end(
+          f"process {processes.index()} stood still for {still:.0f} s at {self._where}; {path} says where it stopped"
+        )
+
+  def __enter__(self) -> "Watchdog":
+    if self._limit:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._ended.set()
+
+
+def _end(reason: str) -> None:
+  """Ends the process from a thread, whatever the main thread does."""
+  print(f"medjax: {reason}", file=sys.stderr, flush=True)
+  processes.leave(EXIT_FAILED, reason)
+  os._exit(EXIT_FAILED)

@@ -1,4 +1,4 @@
-"""What was damaged on the disk is noticed: the cache of the reference, metrics, checkpoints. Nothing changes in silence."""
+"""What was damaged on the disk is noticed: nothing changes in silence."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ def flip_a_bit(path):
   path.write_bytes(data)
 
 
-# ---- The cache of the reference's log-probabilities -------------------------------------------------------------------
+# ---- The cache of the reference's log-probabilities
 
 
 KEY, SHAPE = "0123", (3, 2)
@@ -89,9 +89,9 @@ def test_a_run_with_a_damaged_cache_is_the_run_without(home, tmp_path, cache, sa
 def test_a_cache_that_cannot_be_written_is_done_without(home, tmp_path, cache, said):
   """Its place is a file, as for root no folder is read-only."""
   cache.write_text("")
-  train(tmp_path / "run", overrides(home, "dpo", train__steps=1))
+  train(tmp_path / "run", overrides(home, "dpo", train__steps=2))
   (line,) = [line for line in said() if "cannot be kept" in line]
-  assert str(cache / "reference") in line and "set MEDJAX_CACHE" in line
+  assert str(cache / "reference") in line and "MEDJAX_CACHE" in line
 
 
 @pytest.mark.parametrize("error", ["Read-only file system", "No space left on device"])
