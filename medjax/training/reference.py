@@ -144,8 +144,8 @@ def _write(path: pathlib.Path, key: str, logps: np.ndarray) -> None:
       file.write(buffer.getvalue() + _digest(key, buffer.getvalue()))
   except OSError as error:
     logging.warning(
-      "reference log-probabilities cannot be kept in %s (%s); the next run computes them again unless MEDJAX_CACHE names "
-      "a folder with room",
+      "reference log-probabilities cannot be kept in %s (%s); the next run computes them again, unless MEDJAX_CACHE "
+      "names a folder with room",
       *(path.parent, error.strerror),
     )
 

@@ -89,7 +89,7 @@ def test_a_run_with_a_damaged_cache_is_the_run_without(home, tmp_path, cache, sa
 def test_a_cache_that_cannot_be_written_is_done_without(home, tmp_path, cache, said):
   """Its place is a file, as for root no folder is read-only."""
   cache.write_text("")
-  train(tmp_path / "run", overrides(home, "dpo", train__steps=1))
+  train(tmp_path / "run", overrides(home, "dpo", train__steps=2))
   (line,) = [line for line in said() if "cannot be kept" in line]
   assert str(cache / "reference") in line and "unless MEDJAX_CACHE names" in line
 
