@@ -118,7 +118,7 @@ def _read(path: pathlib.Path, key: str, shape: tuple[int, int]) -> np.ndarray | 
   """The array of a cache file; None where there is no file, or with a warning where it is not what was written."""
   try:
     data = path.read_bytes()
-  except (FileNotFoundError, NotADirectoryError):
+  except FileNotFoundError:
     return None
   except OSError as error:
     return _passed_over(path, error.strerror)
@@ -144,8 +144,8 @@ def _write(path: pathlib.Path, key: str, logps: np.ndarray) -> None:
       file.write(buffer.getvalue() + _digest(key, buffer.getvalue()))
   except OSError as error:
     logging.warning(
-      "reference log-probabilities cannot be kept in %s (%s); the next run computes them again, unless MEDJAX_CACHE "
-      "names a folder with room",
+      "reference log-probabilities cannot be kept in %s (%s); a later run computes them again, unless MEDJAX_CACHE is "
+      "set to a folder with room",
       *(path.parent, error.strerror),
     )
 
