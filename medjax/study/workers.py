@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from medjax.study.worker import LOG
 
 _TRIES = 3  # of a job whose process dies
 _LAST_LINES = 5  # of a log, in a message
+_STOP_SECONDS = 55.0  # for trainings to save and end once they are asked to; then they are killed
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WORKER = (sys.executable, "-m", "medjax.study.worker")
 
 
@@ -148,9 +151,11 @@ class Pool:
     return [] if event is None else self._answered(*event)
 
   def __enter__(self):
-    self._previous = None
-    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
-      self._previous = signal.signal(signal.SIGTERM, self._note)
+    self._previous = {}
+    if threading.current_thread() is threading.main_thread():  # no signal arrives elsewhere
+      for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+          self._previous[number] = signal.signal(number, self._note)
     try:
       for worker in self._workers:
         self._spawn(worker)
@@ -163,23 +168,36 @@ class Pool:
     return self
 
   def __exit__(self, *_):
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
     for worker in self._workers:
       if worker.process is not None:
         worker.process.kill()
         worker.process.wait()
 
-  def _note(self, *_):
+  def _note(self, number: int, _) -> None:
+    if self._stopping and number == signal.SIGINT:
+      raise KeyboardInterrupt  # the second one: whoever has this pool kills its processes
     self._stopping = True
 
   def _stop(self) -> None:
-    """Asks every training for a checkpoint, waits for it, and raises Stopped."""
+    """Asks every training for a checkpoint, waits for it, kills those that do not end, and raises Stopped."""
     busy = [worker for worker in self._workers if worker.process is not None and worker.job is not None]
     for worker in busy:
       worker.process.terminate()
+    deadline, killed = time.monotonic() + _STOP_SECONDS, 0
     for worker in busy:
-      worker.process.wait()
+      try:
+        worker.process.wait(max(0.0, deadline - time.monotonic()))
+      except subprocess.TimeoutExpired:
+        worker.process.kill()
+        worker.process.wait()
+        logging.warning("study: %s did not end within %g s and was killed", worker.job.run.named, _STOP_SECONDS)
+        killed += 1
+    if killed:
+      raise Stopped(
+        f"stopped; {killed} of {len(busy)} trainings go on from their checkpoints of before: run the same command"
+      )
     raise Stopped("stopped; trainings that were under way are saved: run the same command to go on")
 
   def _give(self, worker: _Worker, job: Job) -> None:

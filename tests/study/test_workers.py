@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import sys
 
 import pytest
@@ -104,7 +105,7 @@ def test_a_stop_reaches_the_processes(pool):
       running.start(job(method))
     assert not running.free()
     processes = [worker.process for worker in running._workers]
-    running._note()
+    running._note(signal.SIGTERM, None)
     with pytest.raises(Stopped, match="run the same command to go on"):
       while True:
         list(running.wait())

@@ -257,7 +257,7 @@ def test_a_reference_of_other_weights_is_noticed(home, tmp_path, cache, shift):
   settings = overrides(home, "dpo")
   train(tmp_path / "one", settings)
   (path,) = (cache / "reference").glob("*.npy")
-  np.save(path, np.load(path) + np.array(shift, np.float32))
+  reference._write(path, path.stem, np.load(path) + np.array(shift, np.float32))
   with pytest.raises(RunError, match="step 1: .* the reference log-probabilities are of other weights"):
     train(tmp_path / "two", settings)
   assert not checkpoints.is_checkpoint(str(tmp_path / "two"))
