@@ -19,3 +19,8 @@ def allowed() -> bool:
 def shown(value: Any) -> str:
   """The end of a message: the value where it may be shown, else how to see it."""
   return f": {value!r}" if _allowed else " (--show_examples shows it)"
+
+
+def row(id_: str) -> str:
+  """The name of a row in a message: its id, which may be a patient's number, only where it may be shown."""
+  return f"row {id_}" if _allowed else "a row (--show_examples names it)"

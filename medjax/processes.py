@@ -15,6 +15,7 @@ import numpy as np
 from medjax.errors import RunError, UserError
 
 _VARIABLES = ("MEDJAX_COORDINATOR", "MEDJAX_PROCESSES", "MEDJAX_PROCESS_ID")
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _FAILED = "medjax/failed"  # where a process that fails says so
 _LEFT = "medjax/left"  # where each process says that it ends
 _POLL_SECONDS = 1.0
@@ -118,6 +119,8 @@ def _from_environment() -> dict[str, Any]:
     )
   return {
     "coordinator_address": given["MEDJAX_COORDINATOR"],
+    # It has no password: where all are on this machine nobody else may connect.
+    "coordinator_bind_address": f"{host}:{port}" if host in _LOOPBACK else None,
     "num_processes": int(total),
     "process_id": int(own),
     "cluster_detection_method": "deactivate",

@@ -29,7 +29,7 @@ def _run(arguments: Arguments) -> None:
   seen = describe(config, values.identifiers)
   if values.workdir:
     workdir = pathlib.Path(values.workdir)
-    files.write_json(workdir / "data.json", seen)
+    files.write_json(workdir / "data.json", seen, private=True)
     draw(seen, workdir / "data.png")
   if values.json:
     print(json.dumps(seen, indent=2, ensure_ascii=False))

@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from medjax import files
+from medjax import files, privacy
 from medjax.data.drafts import Draft, Part, segments_of
 from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Segments
 from medjax.errors import UserError
@@ -116,11 +116,11 @@ class Encoder:
       id_, prompt, answers = item.id, item.prompt, item.answers
       desirable, weight = getattr(item, "desirable", True), getattr(item, "weight", 1.0)
     if prompt is not None and not prompt:
-      raise UserError(f"row {id_}: the prompt is empty; remove the row or fill it")
+      raise UserError(f"{privacy.row(id_)}: the prompt is empty; remove the row or fill it")
     if not all(answers):
-      raise UserError(f"row {id_}: an answer is empty; remove the row or fill it")
+      raise UserError(f"{privacy.row(id_)}: an answer is empty; remove the row or fill it")
     if not 0 < weight < math.inf:
-      raise UserError(f"row {id_}: its weight is {weight}; weights must be above 0 and finite")
+      raise UserError(f"{privacy.row(id_)}: its weight is {weight}; weights must be above 0 and finite")
     if prompt is None:
       return Draft(id_, answers[0], ((Part("", eos=True),),), weight=weight, throughout=True)
     if isinstance(prompt, str):
@@ -133,7 +133,7 @@ class Encoder:
   def _of_conversation(self, item: Conversation) -> list[Draft]:
     """All answers behind the first prompt, with what is between them; or each behind its own prompt."""
     if not item.answers or not all(item.answers):
-      raise UserError(f"row {item.id}: an answer is empty; remove the row or fill it")
+      raise UserError(f"{privacy.row(item.id)}: an answer is empty; remove the row or fill it")
     prompts = [self._render(item.messages[:at], True) for at in item.learnt]
     answers = [
       self._answered(item.id, item.messages[:at], prompt, answer)
@@ -161,7 +161,7 @@ class Encoder:
       text, full = self._render(prompt, True), self._render((*prompt, message), False)
     if not full.startswith(text):
       raise UserError(
-        f"row {id_}: under this chat template the text with the answer does not start with the prompt's text; "
+        f"{privacy.row(id_)}: under this chat template the text with the answer does not start with the prompt's text; "
         "use a template that appends turns, or plain-text prompts"
       )
     rest = full[len(text) :]
@@ -311,8 +311,9 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
     return segments, ""
   if limits.too_long == "error":
     raise UserError(
-      f"row {segments.id}: {len(segments.prompt)} prompt tokens (room for {max(room, 0)}) and {answer} answer tokens "
-      f"(limit {limits.max_completion or 'none'}); shorten it, raise the limits or set data.too_long=cut_prompt or drop"
+      f"{privacy.row(segments.id)}: {len(segments.prompt)} prompt tokens (room for {max(room, 0)}) and {answer} answer "
+      f"tokens (limit {limits.max_completion or 'none'}); shorten it, raise the limits or set data.too_long to "
+      "cut_prompt or drop"
     )
   head = segments.prompt[:1] if limits.bos is not None and segments.prompt[:1] == (limits.bos,) else ()
   if limits.too_long == "drop" or not answers_fit or room < len(head) + 1:

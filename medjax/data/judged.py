@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from medjax import privacy
 from medjax.data.examples import JudgedAnswer, PreferencePair
 from medjax.errors import UserError
 
@@ -40,8 +41,8 @@ def with_unrelated(answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
     unrelated = next((x.completion for x in following if x.prompt != own.prompt and x.completion != own.completion), "")
     if not unrelated:
       raise UserError(
-        f"row {own.id}: no other row of its split has another prompt and another answer, which kto compares with; "
-        "add rows, or use a loss on pairs"
+        f"{privacy.row(own.id)}: no other row of its split has another prompt and another answer, which kto "
+        "compares with; add rows, or use a loss on pairs"
       )
     found[index] = dataclasses.replace(own, unrelated=unrelated)
   desirable = sum(answer.desirable for answer in answers)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medjax import privacy
 from medjax.data.examples import Segments
 from medjax.errors import UserError
 
@@ -107,11 +108,11 @@ def check_groups(groups: Sequence[Segments], row_length: int, shared: bool = Tru
   """Raises UserError where a group has no tokens or is longer than a row (`shared`: see `row_tokens`)."""
   for group in groups:
     if not group.prompt or not all(group.completions):
-      raise UserError(f"row {group.id}: the prompt or a completion has no tokens; remove the row")
+      raise UserError(f"{privacy.row(group.id)}: the prompt or a completion has no tokens; remove the row")
     if row_tokens(group, shared) > row_length:
       raise UserError(
-        f"row {group.id} takes {row_tokens(group, shared)} tokens with its completions, more than train.row_length = "
-        f"{row_length}; raise train.row_length, or lower data.max_prompt"
+        f"{privacy.row(group.id)} takes {row_tokens(group, shared)} tokens with its completions, more than "
+        f"train.row_length = {row_length}; raise train.row_length, or lower data.max_prompt"
       )
 
 

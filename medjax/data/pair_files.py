@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from medjax import privacy
 from medjax.data.examples import PreferencePair, Row
 from medjax.data.sources import Record
 from medjax.errors import UserError
@@ -47,14 +48,15 @@ def of_train_rows(
   ]
   if leaked:
     raise UserError(
-      f"{path}: {len(leaked)} of {len(pairs)} pairs are of validation or test rows (first: row {leaked[0]}); write the "
-      "file again with `medjax prefer` and this config"
+      f"{path}: {len(leaked)} of {len(pairs)} pairs are of validation or test rows (first: {privacy.row(leaked[0])}); "
+      "write the file again with `medjax prefer` and this config"
     )
   unknown = [origin for origin in origins if origin not in known]
   if unknown:
     raise UserError(
-      f"{path}: {len(unknown)} of {len(pairs)} pairs are of rows that this config does not have (first: row "
-      f"{unknown[0]}); write the file again with this config, or give it as data.source with preference.pairs=given"
+      f"{path}: {len(unknown)} of {len(pairs)} pairs are of rows that this config does not have (first: "
+      f"{privacy.row(unknown[0])}); write the file again with this config, or give it as data.source with "
+      "preference.pairs=given"
     )
   wanted = {row.id for row in used}
   if not wanted.intersection(origins):

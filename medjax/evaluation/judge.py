@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from medjax import privacy
 from medjax.errors import RunError, UserError
 
 VERDICTS = ("a", "b", "tie")
@@ -111,9 +112,10 @@ def _call(function: Callable, spec: str, questions: Sequence[Question], read: Re
       said = function(**question)
     except Exception as error:  # whatever it is, it is the judge's; its message may hold a patient's text
       raise RunError(
-        f"judge {spec}: {type(error).__name__} at question {number} (row {question['id']}); --debug shows where"
+        f"judge {spec}: {type(error).__name__} at question {number} ({privacy.row(question['id'])}); "
+        "--debug shows where"
       ) from error
-    yield read(said, f"judge {spec}: question {number} (row {question['id']})")
+    yield read(said, f"judge {spec}: question {number} ({privacy.row(question['id'])})")
 
 
 def _run(words: Sequence[str], timeout: float, questions: Sequence[Question], read: Reader) -> Iterator[Any]:
@@ -147,7 +149,7 @@ def _run(words: Sequence[str], timeout: float, questions: Sequence[Question], re
     for thread in threads:
       thread.start()
     try:
-      for number, row in enumerate([*(f" (row {question['id']})" for question in questions), ""], 1):
+      for number, row in enumerate([*(f" ({privacy.row(question['id'])})" for question in questions), ""], 1):
         try:
           line = lines.get(timeout=timeout)
         except queue.Empty:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from medjax import files
+from medjax import files, privacy
 from medjax.data.formats import read_file
 from medjax.errors import RunError, UserError
 from medjax.evaluation.judge import SWAPPED, Judge, Question, ask_in_both_orders, judge_of, verdict
@@ -88,7 +88,9 @@ def judge_texts(
   if prompts is not None:
     missing = next((each.id for each in answers if each.id not in prompts), None)
     if missing is not None:
-      raise UserError(f"{predictions}: the config's task has no row {missing}; give the --config it was made with")
+      raise UserError(
+        f"{predictions}: the config's task lacks {privacy.row(missing)}; give the --config it was made with"
+      )
   rubric = options.rubric if others is None else None
   criteria, labels = scale_of(rubric)
   human = _human(pathlib.Path(options.human), answers, criteria, labels) if options.human else None
@@ -116,7 +118,7 @@ def judge_texts(
       of_row = [[at_a_time[place] for at_a_time in of_judge] for of_judge in opinions]
       line = {"id": each.id, "group": each.group, "asked": known[place] is None, "opinions": of_row}
       file.write(json.dumps(line, ensure_ascii=False) + "\n")
-  files.write_json(output / "judgement.json", report)
+  files.write_json(output / "judgement.json", report, private=True)
   return report
 
 
@@ -138,7 +140,7 @@ def read_answers(path: pathlib.Path, target: str = "", whole: bool = False) -> l
     if name not in references:
       raise UserError(f"{where}: --target is {name!r}: it must be one of {', '.join(references)}")
     if id_ in found:
-      raise UserError(f"{where}: row {id_} is there twice; judge one file of `medjax eval` at a time")
+      raise UserError(f"{where}: {privacy.row(id_)} is there twice; judge one file of `medjax eval` at a time")
     if whole and not isinstance(row.get("text"), str):
       raise UserError(f"{where} has no generated text; leave out --whole")
     answer = row["text"] if whole else predictions.get(name)
@@ -153,7 +155,9 @@ def _check_same(one: Sequence[Answer], other: Sequence[Answer], path: pathlib.Pa
     raise UserError(f"{path} has {len(one)} rows and {against} {len(other)}; compare answers to the same rows")
   for mine, theirs in zip(one, other, strict=True):
     if (mine.id, mine.reference) != (theirs.id, theirs.reference):
-      raise UserError(f"{path} and {against} differ at row {mine.id}; compare answers to the same rows in one order")
+      raise UserError(
+        f"{path} and {against} differ at {privacy.row(mine.id)}; compare answers to the same rows in one order"
+      )
 
 
 def read_rubric(path: pathlib.Path) -> dict[str, str]:
@@ -240,7 +244,8 @@ def _asks(options: Options, spec: str, flag: str, pairs: bool) -> Callable[..., 
     opinions = (_compared if pairs else _rated)(judge, questions, advance)
     if questions and not any("outcome" in opinion if pairs else opinion for opinion in opinions):
       raise RunError(
-        f"{flag} {spec}: none of its answers can be used, the first of row {questions[0]['id']}; it must be {wanted}"
+        f"{flag} {spec}: none of its answers can be used, the first of {privacy.row(questions[0]['id'])}; it "
+        f"must be {wanted}"
       )
     return opinions
 

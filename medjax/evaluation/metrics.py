@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from sklearn import metrics as sk
 
+from medjax import privacy
 from medjax.data.examples import Row
 from medjax.errors import UserError
 from medjax.evaluation import ranking
@@ -271,7 +272,7 @@ def score_texts(task: Task, name: str, rows: Sequence[Row], texts: Sequence[str 
         text if text and text.strip() else row.labels[name], row.labels[name], task.render(row.fields), facts
       )
     except UserError as error:
-      raise UserError(f"row {row.id}: {error}") from None
+      raise UserError(f"{privacy.row(row.id)}: {error}") from None
     scores.append({metric: found[metric] if text and text.strip() else worst[metric] for metric in worst})
   return scores
 

@@ -142,7 +142,7 @@ def prefer(config: Any, options: Options, output: pathlib.Path) -> dict[str, Any
     for row, of_row in zip(rows, kept.candidates, strict=True):
       for number, candidate in enumerate(of_row):
         file.write(_line(task, row, number, candidate, common | ({"model": model} if candidate.sampled else {})))
-  files.write_json(report_path(output), report)
+  files.write_json(report_path(output), report, private=True)
   if report["length_balance"]["warning"]:
     logging.warning("%s", report["length_balance"]["warning"])
   return report

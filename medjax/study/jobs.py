@@ -116,7 +116,7 @@ def perform(study: Study, job: Job) -> Iterator[str]:
       if not trained(folder, job.until):
         train(settings, folder, study.model, job.until)
     except RunError as error:  # a loss that is not finite, say: the run's own outcome, the same whenever it is tried
-      files.write_json(folder / FAILED, {"why": str(error), "until": job.until})
+      files.write_json(folder / FAILED, {"why": str(error), "until": job.until}, private=True)
       return
     yield "train"
   if job.validates:
@@ -140,7 +140,7 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
     answers.append(weights_fingerprint(ready.policy.params))
     if job.run.method == "few_shot":
       task, ids = few_shot.with_shots(settings, task, study.options.few_shot, ready.encoder, ready.limits)
-      files.write_json(folder / SHOTS, {"wanted": study.options.few_shot, "rows": ids})
+      files.write_json(folder / SHOTS, {"wanted": study.options.few_shot, "rows": ids}, private=True)
       answers.append(files.fingerprint([dict(turn) for turn in task.shots]))
   run = job.run
   look = looks.Look(run.task, run.seed, run.method, run.candidate, "-".join(answers))

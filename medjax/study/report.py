@@ -101,7 +101,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequ
     prepend=lambda names, rows: [[name, *row] for name, row in zip(names, rows, strict=True)],
     bullets=lambda value: "\n".join(_bullets(value)),
   )
-  with files.write_aside(path) as file:
+  with files.write_aside(path, private=True) as file:
     file.write(text)
 
 

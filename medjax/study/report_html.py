@@ -110,7 +110,7 @@ def write_html(
     statement=report_parts.STATEMENT,
     examples=examples,
   )
-  with files.write_aside(path, private=bool(examples)) as file:
+  with files.write_aside(path, private=True) as file:
     file.write(text)
 
 

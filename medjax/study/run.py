@@ -95,7 +95,7 @@ def study(
     chosen = _carried_out(study, groups, steps, found, processes, lock)
     results = _results(study, groups, steps, chosen, columns)
     results["environment"] = _environment(config, workdir, chosen, time.time() - started)
-    files.write_json(workdir / "study.json", results)
+    files.write_json(workdir / "study.json", results, private=True)
   reports.write_reports(workdir, results, config, examples)
   return results
 

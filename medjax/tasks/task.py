@@ -211,10 +211,10 @@ class Task:
       label = row.labels.get(name)
       if isinstance(target, TextTarget):
         if not label:
-          raise UserError(f"row {row.id}: {name} is empty; give the reference text")
+          raise UserError(f"{privacy.row(row.id)}: {name} is empty; give the reference text")
       elif label not in target.labels:
         raise UserError(
-          f"row {row.id}: {name} is not one of {', '.join(target.labels)}; correct the row or the task"
+          f"{privacy.row(row.id)}: {name} is not one of {', '.join(target.labels)}; correct the row or the task"
           f"{privacy.shown(label)}"
         )
 

@@ -196,6 +196,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
         pending = None
         saver.save(done, current, identity, done == steps, validated, _progress(recorder, config.seed))
         saved_at = time.monotonic()
+        stop.saved()
       if stopping:
         raise Stopped(f"stopped at step {done} of {steps} with a checkpoint saved; run the same command to go on")
       if done == end:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from medjax import privacy
 from medjax.data.loader import StepBatch
 from medjax.errors import RunError
 from medjax.objectives import preference
@@ -65,7 +66,8 @@ class Recorder:
     self._telemetry.write(step, values)
 
   def _skip(self, step: int, values: dict[str, float], item: StepBatch) -> None:
-    what = f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; rows {', '.join(item.ids)}"
+    rows = f"rows {', '.join(item.ids)}" if privacy.allowed() else f"{len(item.ids)} rows (--show_examples names them)"
+    what = f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; {rows}"
     self._skipped += 1
     if self._skipped <= self._most_skipped:
       logging.warning("%s; left out, %d of %d that may be", what, self._skipped, self._most_skipped)

@@ -11,7 +11,7 @@ import threading
 import time
 
 from medjax import processes
-from medjax.errors import EXIT_FAILED, Stopped
+from medjax.errors import EXIT_FAILED, EXIT_STOPPED, Stopped
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _GO_ON, _SAVE, _STOP = 0, 1, 2
@@ -53,6 +53,10 @@ class StopRequest:
       mine = _GO_ON if before is None else int(before)
     return mine >= _SAVE, mine == _STOP
 
+  def saved(self) -> None:
+    """Forgets a save that was asked for while this one was under way."""
+    self._vote = None
+
   def _note(self, *_) -> None:
     self._asked = True
 
@@ -60,7 +64,8 @@ class StopRequest:
     if threading.current_thread() is not threading.main_thread():  # no signal arrives here
       return self
     for number in _SIGNALS:
-      self._closing.callback(signal.signal, number, signal.signal(number, self._note) or signal.SIG_DFL)
+      if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so does its run
+        self._closing.callback(signal.signal, number, signal.signal(number, self._note) or signal.SIG_DFL)
     woken, wakes = socket.socketpair()
     wakes.setblocking(False)
     self._closing.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False))
@@ -82,7 +87,10 @@ def _end_in_time(woken: socket.socket) -> None:
     try:
       numbers = woken.recv(64)
     except TimeoutError:
-      _end(f"did not end within {limit:g} s of being asked to; the checkpoint before is whole, run the same command")
+      _end(
+        f"did not end within {limit:g} s of being asked to; run the same command to go on from the last checkpoint",
+        EXIT_STOPPED,
+      )
     if not numbers:
       return
     interrupts += numbers.count(signal.SIGINT)
@@ -106,6 +114,7 @@ class Watchdog:
     self._workdir, self._limit = workdir, 60 * minutes
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+    self._still = self._longest = 0.0
     self.alive("the start", long=True)
 
   def alive(self, where: str, long: bool = False) -> None:
@@ -115,17 +124,22 @@ class Watchdog:
       where: what begins now, such as `step 3`.
       long: whether it may take six times as long, as compilation does.
     """
-    self._where, self._allowed, self._since = where, self._limit * (_PATIENCE if long else 1), time.monotonic()
+    self._longest = max(self._longest, self._still)
+    limit = max(self._limit, 3 * self._longest)  # steps may be slow; they are not slower than the others
+    self._where, self._allowed, self._still = where, limit * (_PATIENCE if long else 1), 0.0
 
   def _watch(self) -> None:
-    while not self._ended.wait(min(self._limit / 10, 5.0)):
-      still = time.monotonic() - self._since
-      if still > self._allowed:
+    """Counts its own ticks: a process that was suspended has not stood still in that time."""
+    tick = min(self._limit / 10, 5.0)
+    while not self._ended.wait(tick):
+      self._still += tick
+      if self._still > self._allowed:
         path = self._workdir / f"stalled-{processes.index()}.txt"
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
           faulthandler.dump_traceback(file)
         _end(
-          f"process {processes.index()} stood still for {still:.0f} s at {self._where}; {path} says where it stopped"
+          f"process {processes.index()} stood still for {self._still:.0f} s at {self._where}; {path} says "
+          "where it stopped"
         )
 
   def __enter__(self) -> "Watchdog":
@@ -137,8 +151,8 @@ class Watchdog:
     self._ended.set()
 
 
-def _end(reason: str) -> None:
+def _end(reason: str, code: int = EXIT_FAILED) -> None:
   """Ends the process from a thread, whatever the main thread does."""
   print(f"medjax: {reason}", file=sys.stderr, flush=True)
-  processes.leave(EXIT_FAILED, reason)
-  os._exit(EXIT_FAILED)
+  processes.leave(EXIT_FAILED, reason)  # the others wait for this one, and end, too
+  os._exit(code)

@@ -247,7 +247,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(home, tmp_path, monk
 
   monkeypatch.setattr(checkpoints.Checkpoints, "save", saving)
   poisoned(monkeypatch, 2, 4)
-  with pytest.raises(RunError, match=r"step 4: loss .*; rows case-.*\(1 such steps were left out\)"):
+  with pytest.raises(RunError, match=r"step 4: loss .*; 8 rows .*\(1 such steps were left out\)"):
     train(run, settings)
   assert any(re.match(r"step 2: .*; rows (case-\d+, ){7}case-\d+; left out, 1 of 1 that may be", x) for x in said())
   first, second = lines(run)[:2]
