@@ -63,7 +63,7 @@ def two_devices():
   make_mesh, count = mesh.make_mesh, [2]
 
   def of_few(sizes, devices=None):
-    few = devices is None and sorted(sizes.values()) == [-1, 1, 1, 1]
+    few = devices is None and sorted(sizes.values()) in ([-1, 1, 1, 1], [1, 1, 1, count[0]])  # as asked, or as settled
     return make_mesh(sizes, jax.devices()[: count[0]] if few else devices)
 
   mesh.make_mesh = of_few

@@ -101,7 +101,7 @@ def test_the_prompts_of_the_config_s_task_are_shown_to_the_judge(tmp_path, capsy
   assert json.loads(capsys.readouterr().out)["judges"][0]["scores"]["overall"]["value"] == 5
   path = predictions(tmp_path / "more.jsonl", ["a", "b", "c"])
   assert cli.main([*words, f"--predictions={path}", *flags]) == 2
-  assert "the config's task has no row r2" in capsys.readouterr().err
+  assert "the config's task lacks row r2" in capsys.readouterr().err
 
 
 def test_the_rubric_is_that_of_the_docs():

@@ -249,7 +249,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(home, tmp_path, monk
   poisoned(monkeypatch, 2, 4)
   with pytest.raises(RunError, match=r"step 4: loss .*; 8 rows .*\(1 such steps were left out\)"):
     train(run, settings)
-  assert any(re.match(r"step 2: .*; rows (case-\d+, ){7}case-\d+; left out, 1 of 1 that may be", x) for x in said())
+  assert any(re.match(r"step 2: .*; 8 rows .*; left out, 1 of 1 that may be", x) for x in said())
   first, second = lines(run)[:2]
   assert first["skipped"] == 0 and second["skipped"] == 1 and "loss" not in second and "validation/loss" in second
   assert all(

@@ -294,9 +294,7 @@ def test_cache_key_names_what_the_reference_depends_on(home):
 
 def test_a_loss_that_is_not_finite_stops_the_run(home, tmp_path):
   settings = overrides(home, optimizer__learning_rate=1e30, optimizer__warmup_steps=0, checkpoint__every=1)
-  with pytest.raises(
-    RunError, match=r"step 2: loss nan.*; rows (case-\d+, ){7}case-\d+; lower optimizer.learning_rate"
-  ):
+  with pytest.raises(RunError, match=r"step 2: loss nan.*; 8 rows .*; lower optimizer.learning_rate"):
     train(tmp_path / "run", settings)
   assert [line["step"] for line in lines(tmp_path / "run")] == [1]
   assert checkpoints.load_identity(str(tmp_path / "run"))["step"] == 1, "a bad step is never saved"
@@ -345,7 +343,7 @@ def test_a_run_learns_every_answer_of_a_conversation(home, tmp_path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"train.microbatch_rows": 3}, "train.microbatch_rows = 3 does not divide over the 8 devices"),
+    ({"train.microbatch_rows": 3}, "train.microbatch_rows = 3 does not divide over the 2 devices"),
     ({"train.row_length": 20, "data.too_long": "error"}, "row case-0: .* prompt tokens"),
     ({"mesh.fsdp": 3}, "mesh.fsdp=3, .* does not divide 8 devices"),
     ({"mesh.tensor": 4, "mesh.fsdp": 2}, r"key-value heads \(2\) does not divide by mesh.tensor = 4"),
