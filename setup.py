@@ -1,4 +1,4 @@
-"""Packaging of medjax: `pip install .`, or `pip install -e .[test]` to work on it."""
+"""Packaging of medjax: `pip install .`, or `make test` to work on it."""
 
 import pathlib
 
@@ -15,6 +15,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["medjax", "medjax.*"]),
   package_data={"medjax": ["**/*.j2"]},
   entry_points={"console_scripts": ["medjax = medjax.cli.main:console"]},
+  # These releases are tried together: requirements/python3.11.txt pins them, and `make lock` keeps it so.
   install_requires=[
     "absl-py>=2.5.1",
     "datasets>=5.2.0",
@@ -32,7 +33,7 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pyarrow>=26.0.1",
-    "pyyaml>=6.0.3",
+    "pyyaml>=6.0.4",
     "rouge-score>=0.1.2",
     "safetensors>=0.8.0",
     "scikit-learn>=1.9.1",
@@ -40,28 +41,24 @@ setuptools.setup(
     "tensorboardX>=2.6.5",
     "tokenizers>=0.23.3",
     "tqdm>=4.70.1",
-    "transformers>=5.23.0",
+    "transformers>=5.24.0",
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
-    "bench": ["torch>=2.13.0", "trl>=1.16.0"],  # what tests/peers/compare.py runs beside medjax
+    "reference": ["peft>=0.21.2", "torch>=2.13.0", "trl>=1.16.0"],  # what tests and tests/peers compare medjax with
     "plan": ["jax[tpu]>=0.10.2"],  # the TPU's compiler, which needs no TPU
     "cuda12": ["jax[cuda12]>=0.10.2"],
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "test": [
       "beartype>=0.23.1",
-      "hypothesis>=6.170.15",
-      "jax[tpu]>=0.10.2",
+      "hypothesis>=6.170.17",
       "jsonschema>=4.26.0",
       "kubernetes-validate>=1.37.0",  # the schemas of Kubernetes, for what launch/gke.py writes
-      "peft>=0.21.2",
       "pytest>=9.2.0",
       "pytest-xdist>=3.8.0",
       "qwix>=0.1.8",
       "ruff>=0.17.6",
       "statsmodels>=0.15.0",
-      "torch>=2.13.0",
-      "trl>=1.16.0",
     ],
   },
 )

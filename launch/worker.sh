@@ -8,9 +8,13 @@ run=$root/run
 
 setup() {
   # The images come with an older Python than medjax needs; uv brings one.
-  python3 -m pip install --quiet --user uv
-  [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python 3.12 "$root/venv"
-  python3 -m uv pip install --quiet --python "$root/venv/bin/python" --editable "$root/code[tpu]"
+  local locks=$root/code/requirements pip=(python3 -m uv pip install --quiet --python "$root/venv/bin/python" --no-deps)
+  python3 -m pip install --quiet --user --require-hashes --requirement "$locks/uv.txt"
+  [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python 3.13 "$root/venv"
+  "${pip[@]}" --require-hashes --requirement "$locks/build.txt"
+  "${pip[@]}" --no-build-isolation --require-hashes --requirement "$locks/python3.13.txt" \
+    --requirement "$locks/python3.13-tpu.txt" --requirement "$locks/data.txt"
+  "${pip[@]}" --no-build-isolation --editable "$root/code"
   if [[ -n ${1:-} ]]; then mount_bucket "$1"; fi
 }
 

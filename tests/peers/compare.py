@@ -1,7 +1,7 @@
 """medjax beside the other libraries, in one go: same model, same rows, alternating runs; prints a table.
 
 Usage: python tests/peers/compare.py --workload=clinical --work=dpo --rounds=2 --output=DIR
-       (needs `pip install -e .[bench]`)
+       (needs `pip install -e .[reference]`)
 
 Each run is a process of its own; the libraries take turns, `--rounds` times. Steps during which another process used
 more than a tenth of a core do not count (Linux), and the best round is shown beside the median. All lines are kept in
