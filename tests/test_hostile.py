@@ -23,6 +23,7 @@ TEMPLATES = {
   "format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
   "import": "{% import 'os' as os %}{{ os.system('touch CANARY') }}",
   "include": "{% include '/etc/hostname' %}",
+  "no loader": "{% extends messages[0].content %}",
   "attribute": "{{ messages|attr('__class__')|attr('__init__') }}{{ (messages|attr('append'))(1) }}",
 }
 
@@ -238,3 +239,10 @@ def test_a_ledger_and_options_of_a_stranger_are_data(tmp_path, canary, capsys):
   (workdir / "looks.jsonl").write_text(f'__import__("os").system("touch {canary}")\n')
   (workdir / "study.json").write_bytes(pickle.dumps(Touch(canary)))
   refused(capsys, "study", f"--workdir={workdir}", "--report_only")
+
+
+def test_a_template_that_raises_does_not_print_the_message(model, canary, capsys):
+  (model / "chat_template.jinja").write_text("{{ raise_exception('refused: ' + messages[0].content) }}")
+  (model.parent / "rows.txt").write_text("Mrs Pflaumenbaum\n")
+  line = refused(capsys, "generate", f"--model={model}", "--prompts=rows.txt", "--chat")
+  assert "Pflaumenbaum" not in line and "--show_examples shows it" in line

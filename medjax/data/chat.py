@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jinja2
-
 from medjax import files, privacy
 from medjax.data.drafts import Draft, Part, segments_of
 from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Segments
@@ -204,7 +202,7 @@ class Encoder:
     messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
     try:
       return _PROBE in self._apply(messages, True)
-    except jinja2.TemplateError:
+    except Exception:  # noqa: BLE001 (a template is data, and raises what it likes)
       return False
 
   def _render(self, messages: tuple[Message, ...], ask: bool) -> str:
@@ -217,9 +215,11 @@ class Encoder:
       messages[0] = {**messages[0], "content": f"{system['content']}\n\n{messages[0]['content']}"}
     try:
       return self._apply(messages, ask)
-    except jinja2.TemplateError as error:
-      roles = ", ".join(message["role"] for message in messages)
-      raise UserError(f"the chat template refuses messages with roles {roles}: {error}") from error
+    except Exception as error:  # noqa: BLE001 (a template is data, and raises what it likes)
+      roles, reason = ", ".join(message["role"] for message in messages), " ".join(str(error).split())
+      # What stands in the template itself cannot be of a message.
+      reason = f": {reason}" if reason and str(error) in self._template else privacy.shown(reason)
+      raise UserError(f"the chat template refuses messages with roles {roles}{reason}") from error
 
   def _apply(self, messages: list[dict[str, str]], ask: bool) -> str:
     return self.tokenizer.apply_chat_template(
