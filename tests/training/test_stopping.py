@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import types
 
 import pytest
 from runs import curve, overrides, train
@@ -15,8 +17,10 @@ from medjax.training.telemetry import Telemetry
 # Hangs as a kernel or a collective does: outside of Python, where no handler of a signal runs.
 HANG = "while True: ctypes.CDLL(None).sleep(600)"
 SIGNALLED = f"""
-import ctypes, sys
+import ctypes, signal, sys
 from medjax.training.stopping import StopRequest
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored by what a shell runs in the background
+signal.alarm(200)
 with StopRequest():
   print("ready", flush=True)
   {HANG}
@@ -30,11 +34,19 @@ with Watchdog(pathlib.Path(sys.argv[1]), minutes=0.2 / 60) as watchdog:
 """
 
 
+@pytest.fixture
+def heeded(number):
+  """A signal that is not ignored, as SIGINT is in what a shell runs in the background."""
+  before = signal.signal(number, signal.default_int_handler)
+  yield
+  signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_save_and_stop(home, tmp_path, monkeypatch, number):
+def test_signals_save_and_stop(home, tmp_path, monkeypatch, number, heeded):
   settings = overrides(home, train__steps=6)
   train(tmp_path / "whole", settings)
-  write, before = Telemetry.write, signal.getsignal(number)
+  write = Telemetry.write
 
   def writing(self, done, values):
     write(self, done, values)
@@ -44,7 +56,7 @@ def test_signals_save_and_stop(home, tmp_path, monkeypatch, number):
   with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"stopped at step \d of 6 with a checkpoint saved"):
     patch.setattr(Telemetry, "write", writing)
     train(tmp_path / "run", settings)
-  assert signal.getsignal(number) is before
+  assert signal.getsignal(number) is signal.default_int_handler
   train(tmp_path / "run", settings)
   assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
@@ -52,9 +64,6 @@ def test_signals_save_and_stop(home, tmp_path, monkeypatch, number):
 def test_the_defaults_save_by_time(home, tmp_path, monkeypatch):
   """A clock on which a step takes four minutes: of six steps the third is the first after ten minutes."""
   now, saved = [0.0], []
-
-  def monotonic():
-    return now[0]
 
   write, save = Telemetry.write, checkpoints.Checkpoints.save
 
@@ -66,7 +75,8 @@ def test_the_defaults_save_by_time(home, tmp_path, monkeypatch):
     saved.append(step)
     save(self, step, *rest)
 
-  monkeypatch.setattr(loop.time, "monotonic", monotonic)
+  clock = types.SimpleNamespace(monotonic=lambda: now[0], strftime=time.strftime, gmtime=time.gmtime)
+  monkeypatch.setattr(loop, "time", clock)
   monkeypatch.setattr(Telemetry, "write", writing)
   monkeypatch.setattr(checkpoints.Checkpoints, "save", saving)
   train(tmp_path / "run", overrides(home, train__steps=6, train__stall_minutes=0))
@@ -74,9 +84,9 @@ def test_the_defaults_save_by_time(home, tmp_path, monkeypatch):
   assert checkpoints.saved_steps(tmp_path / "run" / "checkpoints") == saved[-2:], "the last two stay"
 
 
-def started(program, *words):
+def started(program, *words, seconds=0.5):
   command = [sys.executable, "-c", program, *map(str, words)]
-  own = {**os.environ, "MEDJAX_STOP_SECONDS": "0.5"}
+  own = {**os.environ, "MEDJAX_STOP_SECONDS": str(seconds)}
   return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own)
 
 
@@ -92,9 +102,7 @@ def test_a_process_that_hangs_ends_in_time_after_a_signal():
 
 
 def test_a_second_interrupt_ends_at_once():
-  process = started(
-    SIGNALLED.replace("import ctypes, sys", "import ctypes, os; os.environ['MEDJAX_STOP_SECONDS'] = '500'")
-  )
+  process = started(SIGNALLED, seconds=500)
   assert process.stdout.readline() == "ready\n"
   process.send_signal(signal.SIGINT)
   assert "Ctrl-C again ends at once" in process.stderr.readline()
