@@ -7,9 +7,9 @@ import random
 import tiny
 
 
-def write(path: pathlib.Path) -> None:
+def write(path: pathlib.Path, write_model=tiny.write_model) -> None:
   """Fills a folder: `model/`, `sft.jsonl`, `dpo.jsonl`."""
-  tiny.write_model(path / "model")
+  write_model(path / "model")
   draw = random.Random(0)
   values = [draw.randint(110, 160) for _ in range(20)]
   splits = ["train"] * 16 + ["validation"] * 4

@@ -75,5 +75,6 @@ def test_what_installs_names_files_that_are_there(path):
 
 
 def test_make_and_ci_install_from_the_locks():
-  for path in ("Makefile", ".ci/run"):
-    assert "bash tools/install.sh" in (ROOT / path).read_text()
+  assert "bash tools/install.sh $(BIN)/python $(EXTRAS)" in (ROOT / "Makefile").read_text()
+  script = (ROOT / ".ci/run").read_text()
+  assert "make .venv313/.ready-test" in script and "make test" in script and "pip install" not in script

@@ -2,13 +2,27 @@
 
 import pathlib
 
-import torch
+import numpy as np
 import transformers
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 TEMPLATE = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+SETTINGS = dict(
+  vocab_size=264,
+  hidden_size=32,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  intermediate_size=64,
+  max_position_embeddings=512,
+  initializer_range=0.1,
+  eos_token_id=2,
+  bos_token_id=1,
 )
 
 
@@ -31,19 +45,46 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 def write_model(path: pathlib.Path, seed: int = 0, **changes) -> pathlib.Path:
   """Saves the model and its tokenizer in `path`; `changes` go into its transformers.LlamaConfig."""
-  settings = dict(
-    vocab_size=264,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=64,
-    max_position_embeddings=512,
-    initializer_range=0.1,
-    eos_token_id=2,
-    bos_token_id=1,
-  )
+  import torch
+
   torch.manual_seed(seed)
-  transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings | changes)).save_pretrained(path)
+  transformers.LlamaForCausalLM(transformers.LlamaConfig(**SETTINGS | changes)).save_pretrained(path)
   tokenizer().save_pretrained(path)
   return path
+
+
+def write_without_torch(path: pathlib.Path) -> pathlib.Path:
+  """Saves a model of the same shape, with weights that numpy draws, and the tokenizer."""
+  config = transformers.LlamaConfig(**SETTINGS, architectures=["LlamaForCausalLM"], dtype="float32")
+  config.save_pretrained(path)
+  draw = np.random.default_rng(0)
+  weights = {name: _initial(draw, shape, config.initializer_range) for name, shape in _shapes(config)}
+  save_file(weights, path / "model.safetensors", {"format": "pt"})
+  tokenizer().save_pretrained(path)
+  return path
+
+
+def _shapes(config: transformers.LlamaConfig):
+  """Names and shapes of a Llama's tensors."""
+  width, ffn, head = config.hidden_size, config.intermediate_size, config.head_dim
+  queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+  yield "model.embed_tokens.weight", (config.vocab_size, width)
+  for layer in range(config.num_hidden_layers):
+    block = f"model.layers.{layer}"
+    yield f"{block}.input_layernorm.weight", (width,)
+    yield f"{block}.self_attn.q_proj.weight", (queries, width)
+    yield f"{block}.self_attn.k_proj.weight", (keys, width)
+    yield f"{block}.self_attn.v_proj.weight", (keys, width)
+    yield f"{block}.self_attn.o_proj.weight", (width, queries)
+    yield f"{block}.post_attention_layernorm.weight", (width,)
+    yield f"{block}.mlp.gate_proj.weight", (ffn, width)
+    yield f"{block}.mlp.up_proj.weight", (ffn, width)
+    yield f"{block}.mlp.down_proj.weight", (width, ffn)
+  yield "model.norm.weight", (width,)
+  if not config.tie_word_embeddings:
+    yield "lm_head.weight", (config.vocab_size, width)
+
+
+def _initial(draw: np.random.Generator, shape: tuple[int, ...], spread: float) -> np.ndarray:
+  """Norms are 1, all else is drawn."""
+  return np.ones(shape, np.float32) if len(shape) == 1 else draw.normal(0, spread, shape).astype(np.float32)

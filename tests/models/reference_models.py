@@ -1,10 +1,9 @@
-"""Tiny models of every family and variant, and what transformers computes with them."""
+"""Tiny models of every family and variant, and what transformers computes with them; torch only where it computes."""
 
 import json
 import zlib
 
 import numpy as np
-import torch
 import transformers
 from safetensors.numpy import save_file
 
@@ -106,8 +105,10 @@ LENGTHS = (40, 29, 7)  # longer than the scaled models' original positions, and 
 PROMPTS = ([1, 17, 42, 5, 9, 33, 20, 8], [3, 4], [7, 7, 7, 58, 30, 21, 2], [*range(5, 50, 2)] + [9, 8, 3, 40, 11, 6])
 
 
-def torch_model(case: str) -> torch.nn.Module:
+def torch_model(case: str) -> "torch.nn.Module":
   """The case's model with weights drawn from its name, large enough that a wrong detail shows in the logits."""
+  import torch
+
   values = {key: value for key, value in CASES[case].items() if key not in ("architectures", "model_type")}
   config = transformers.CONFIG_MAPPING[CASES[case]["model_type"]](**values)
   model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
@@ -149,11 +150,13 @@ def batch(side: str, lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np
   return tokens, mask
 
 
-def torch_logits(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+def torch_logits(model: "torch.nn.Module", tokens: np.ndarray, mask: np.ndarray) -> "torch.Tensor":
   """Logits [B, T, V] with positions that follow the mask, each row computed alone.
 
   Rows go alone since LongRoPE in transformers chooses the frequencies of all rows by the longest.
   """
+  import torch
+
   rows = []
   for row_tokens, row_mask in zip(tokens, mask, strict=True):
     row_mask = torch.from_numpy(row_mask[None]).long()
@@ -163,8 +166,10 @@ def torch_logits(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray) -
   return torch.cat(rows)
 
 
-def torch_gradients(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+def torch_gradients(model: "torch.nn.Module", tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
   """Gradients of the mean log-probability of each row's tokens given those before."""
+  import torch
+
   model.zero_grad()
   logp = torch.log_softmax(torch_logits(model, tokens, mask)[:, :-1], -1)
   targets = torch.from_numpy(tokens).long()[:, 1:, None]
@@ -174,8 +179,10 @@ def torch_gradients(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray
   return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
-def torch_greedy(model: torch.nn.Module, prompt: list[int], count: int = 16) -> list[int]:
+def torch_greedy(model: "torch.nn.Module", prompt: list[int], count: int = 16) -> list[int]:
   """Tokens that transformers generates greedily, the prompt not included."""
+  import torch
+
   ids = torch.tensor([prompt])
   out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=0)
   return out[0, len(prompt) :].tolist()
