@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -30,6 +31,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 def pytest_configure(config):
   config.reaper = reaper.start()
+  # What a shell runs in the background has SIGINT ignored, under nohup SIGHUP, too; so would what tests start.
+  for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+      signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ HANG = "while True: ctypes.CDLL(None).sleep(600)"
 SIGNALLED = f"""
 import ctypes, signal, sys
 from medjax.training.stopping import StopRequest
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored by what a shell runs in the background
 signal.alarm(200)
 with StopRequest():
   print("ready", flush=True)
@@ -34,19 +33,11 @@ with Watchdog(pathlib.Path(sys.argv[1]), minutes=0.2 / 60) as watchdog:
 """
 
 
-@pytest.fixture
-def heeded(number):
-  """A signal that is not ignored, as SIGINT is in what a shell runs in the background."""
-  before = signal.signal(number, signal.default_int_handler)
-  yield
-  signal.signal(number, before)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_save_and_stop(home, tmp_path, monkeypatch, number, heeded):
+def test_signals_save_and_stop(home, tmp_path, monkeypatch, number):
   settings = overrides(home, train__steps=6)
   train(tmp_path / "whole", settings)
-  write = Telemetry.write
+  write, before = Telemetry.write, signal.getsignal(number)
 
   def writing(self, done, values):
     write(self, done, values)
@@ -56,7 +47,7 @@ def test_signals_save_and_stop(home, tmp_path, monkeypatch, number, heeded):
   with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"stopped at step \d of 6 with a checkpoint saved"):
     patch.setattr(Telemetry, "write", writing)
     train(tmp_path / "run", settings)
-  assert signal.getsignal(number) is signal.default_int_handler
+  assert signal.getsignal(number) is before
   train(tmp_path / "run", settings)
   assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
