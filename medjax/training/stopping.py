@@ -27,7 +27,7 @@ class StopRequest:
   """
 
   def __init__(self):
-    self._asked, self._vote = False, None
+    self._asked, self._vote, self._has_saved = False, None, False
     self._closing = contextlib.ExitStack()
 
   def end_here(self, done: int, steps: int) -> None:
@@ -51,11 +51,14 @@ class StopRequest:
     if processes.count() > 1:
       before, self._vote = self._vote, processes.vote(mine)
       mine = _GO_ON if before is None else int(before)
+      if mine == _SAVE and self._has_saved:  # it was asked for while that save was under way
+        mine = _GO_ON
+      self._has_saved = False
     return mine >= _SAVE, mine == _STOP
 
   def saved(self) -> None:
-    """Forgets a save that was asked for while this one was under way."""
-    self._vote = None
+    """Notes that a checkpoint was just saved."""
+    self._has_saved = True
 
   def _note(self, *_) -> None:
     self._asked = True

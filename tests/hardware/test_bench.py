@@ -46,7 +46,7 @@ PROMPT, LOW, HIGH = 10, len(" low") + 1, len(" high") + 1
     ("dpo", "plain", 2 * PROMPT + LOW + HIGH, 2 * PROMPT + LOW + HIGH - 2),
   ],
 )
-def test_a_line_of_a_users_own_file(home, capsys, method, layout, tokens, computed):
+def test_a_line_of_a_users_own_file(home, eight_devices, capsys, method, layout, tokens, computed):
   file = {"sft": "examples.jsonl", "dpo": "pairs.jsonl"}[method]
   words = f"--model={home}/model", f"--data={home}/{file}", f"--method={method}", f"--layout={layout}", "--batch=8"
   got = line(capsys, *words)

@@ -44,7 +44,7 @@ def test_killed_anywhere(home, tmp_path, cache, forked):
   assert [line["step"] for line in lines(run)] == [1, 2]
   assert ended_at("stop") == 75, log.read_text()
   assert log.read_text().splitlines()[-1].startswith("medjax train: stopped at step 4 of 8 with a checkpoint saved")
-  assert steps_saved(run) == [4]
+  assert steps_saved(run) == [2, 4]
 
   train(run, settings)
   shutil.rmtree(cache)
