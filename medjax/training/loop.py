@@ -165,7 +165,9 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     step_fn = jitted_step(graph, objective, *optimizer_settings(config), most_skipped > 0)
     rates = jax.device_get(learning_rates(config, steps)(np.arange(steps))).astype(np.float32)
     title = f"{config.method} {config.task}".strip()
-    telemetry = closing.enter_context(contextlib.closing(Telemetry(workdir, start, steps, title)))
+    telemetry = closing.enter_context(
+      contextlib.closing(Telemetry(workdir, start, steps, title, before.get("metrics", "")))
+    )
     recorder = Recorder(telemetry, objective, config.model.dtype, most_skipped, before)
 
     # ---- Loop: batches are placed a step ahead, metrics are fetched after the next step is under way ----------------
@@ -194,7 +196,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
         watchdog.alive(f"saving step {done}", long=True)
         recorder.record(*pending)  # a bad step is never saved
         pending = None
-        saver.save(done, current, identity, done == steps, validated, _progress(recorder, config.seed))
+        saver.save(done, current, identity, done == steps, validated, _progress(recorder, telemetry, config.seed))
         saved_at = time.monotonic()
         stop.saved()
       if stopping:
@@ -232,9 +234,9 @@ def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _progress(recorder: Recorder, seed: int) -> dict[str, Any]:
+def _progress(recorder: Recorder, telemetry: Telemetry, seed: int) -> dict[str, Any]:
   """How far a run has come. What it draws follows from the seed and the step, so that these are all there is to it."""
-  return {**recorder.so_far, "seed": seed, "saved": _now()}
+  return {**recorder.so_far, "metrics": telemetry.digest, "seed": seed, "saved": _now()}
 
 
 def _now() -> str:

@@ -2,13 +2,15 @@
 
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
 from runs import curve, overrides, train
 
+from medjax import config as schema
 from medjax import files
-from medjax.training import reference
+from medjax.training import loop, reference
 
 
 @pytest.fixture
@@ -102,3 +104,48 @@ def test_a_full_or_read_only_cache_warns(cached, said, monkeypatch, error):
   monkeypatch.setattr(files, "write_aside", refuse)
   reference._write(cached, KEY, LOGPS)
   assert [error in line for line in said()] == [True]
+
+
+# ---- metrics.jsonl
+
+
+@pytest.fixture(scope="module")
+def stopped(home, tmp_path_factory):
+  """A run of 4 steps of 6, and its settings."""
+  run = tmp_path_factory.mktemp("stopped") / "run"
+  settings = overrides(home, train__steps=6, checkpoint__every=4)
+  config = schema.with_overrides(schema.base_config(), settings)
+  loop.train(config, run, until=4)
+  return run, settings
+
+
+def changed(text):
+  return text.replace('"step": 2', '"step": 2, "more": 1')
+
+
+@pytest.mark.parametrize(
+  ("harm", "words"),
+  [
+    (lambda text: "".join(text.splitlines(True)[:2]), "lacks 2 of 4 steps, the first is 3"),
+    (lambda text: text[:60], "lacks 4 of 4 steps, the first is 1"),
+    (lambda text: text.replace('"step": 2', '"step: 2'), "lacks 1 of 4 steps, the first is 2"),
+    (changed, "has a line that was changed"),
+    (lambda text: "", "lacks 4 of 4 steps, the first is 1"),
+  ],
+)
+def test_metrics_that_were_damaged_are_said_and_kept(stopped, tmp_path, said, harm, words):
+  run, settings = shutil.copytree(stopped[0], tmp_path / "run"), stopped[1]
+  text = harm((run / "metrics.jsonl").read_text())
+  (run / "metrics.jsonl").write_text(text)
+  assert train(run, settings).steps == 6
+  (line,) = [line for line in said() if "metrics.jsonl" in line]
+  assert words in line and str(run / "metrics.jsonl") in line
+  assert (run / "metrics.jsonl.damaged").read_text() == text
+
+
+def test_a_line_that_a_kill_cut_is_no_damage(stopped, tmp_path, said):
+  run, settings = shutil.copytree(stopped[0], tmp_path / "run"), stopped[1]
+  with open(run / "metrics.jsonl", "a") as file:
+    file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+  assert train(run, settings).steps == 6
+  assert not [line for line in said() if "metrics.jsonl" in line] and not (run / "metrics.jsonl.damaged").exists()
