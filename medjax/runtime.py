@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 def cache_directory() -> pathlib.Path:
@@ -23,13 +24,27 @@ def quiet() -> None:
   search_no_tpu()
   for name in ("jax", "orbax", "grain"):
     logging.getLogger(name).setLevel(logging.ERROR)
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of Orbax's writes: what failed, once more
   # medjax, Orbax and others share absl's logger; the file that logs tells them apart.
   home = str(pathlib.Path(__file__).parent)
   handler = logging.StreamHandler()
-  handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(home))
+  # What fails in Orbax's threads is raised to medjax as well, which says it in one line.
+  handler.addFilter(
+    lambda record: (
+      record.pathname.startswith(home)
+      or (record.levelno >= logging.ERROR and f"{os.sep}orbax{os.sep}" not in record.pathname)
+    )
+  )
   shared = logging.getLogger("absl")
   shared.handlers, shared.propagate = [handler], False
   shared.setLevel(logging.INFO)
+  sys.unraisablehook = _without_late_callbacks
+
+
+def _without_late_callbacks(unraisable: Any) -> None:
+  """Leaves out what writes say that fail after Orbax has given up on them: that nobody waits any more."""
+  if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    sys.__unraisablehook__(unraisable)
 
 
 def search_no_tpu() -> None:

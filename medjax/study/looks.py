@@ -1,13 +1,13 @@
 """The ledger of looks at the test rows: every scoring of a run on them, in the order in which they came.
 
-`looks.jsonl` is only ever added to. Each line carries the hash of the one before it, so that a line that was changed or
-taken away shows.
+`looks.jsonl` is only ever added to. Each line carries the hash of the one before it, and `looks.head.json` the number
+of lines and the last one's hash, so that a line that was changed or taken away shows.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import json
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,8 @@ from medjax import files
 from medjax.errors import UserError
 from medjax.study.plan import OPTIONS
 
-FILE = "looks.jsonl"
+FILE, HEAD, LOCK = "looks.jsonl", "looks.head.json", "looks.lock"
+_PATIENCE_SECONDS = 60.0
 _HASHED = "hash"
 
 
@@ -72,8 +73,11 @@ def record(workdir: pathlib.Path, look: Look, allow: bool = False) -> None:
     values = {**dataclasses.asdict(look), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     values["allowed"] = bool(before)
     previous = known[-1][1] if known else ""
-    file.write(json.dumps({**values, _HASHED: files.fingerprint([previous, values])}) + "\n")
+    own = files.fingerprint([previous, values])
+    file.write(json.dumps({**values, _HASHED: own}) + "\n")
     file.flush()
+    os.fsync(file.fileno())
+    files.write_json(workdir / HEAD, {"lines": len(known) + 1, _HASHED: own}, private=True)
 
 
 def read(workdir: pathlib.Path) -> list[Look]:
@@ -98,9 +102,14 @@ def study_of(run: pathlib.Path) -> pathlib.Path | None:
 @contextlib.contextmanager
 def _locked(workdir: pathlib.Path) -> Iterator[IO[str]]:
   """The ledger, made where there is none, for this process alone."""
-  with open(workdir / FILE, "a+", encoding="utf-8") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield file
+  try:
+    with (
+      files.locked(workdir / LOCK, files.this_process(), _PATIENCE_SECONDS),
+      open(workdir / FILE, "a+", encoding="utf-8") as file,
+    ):
+      yield file
+  except BlockingIOError as error:
+    raise UserError(f"{workdir / FILE} is in use by another command ({error.strerror}); wait for it") from None
 
 
 def _read(file: IO[str], workdir: pathlib.Path) -> list[tuple[Look, str]]:
@@ -126,4 +135,22 @@ def _read(file: IO[str], workdir: pathlib.Path) -> list[tuple[Look, str]]:
         "ledger back, or run the study in another --workdir"
       )
     found.append((look, own))
+  _check_head(workdir, [own for _, own in found])
   return found
+
+
+def _check_head(workdir: pathlib.Path, hashes: Sequence[str]) -> None:
+  """Raises UserError where lines are missing at the end. A crash may leave one line that the head does not know yet."""
+  try:
+    head = json.loads((workdir / HEAD).read_text(encoding="utf-8"))
+    lines, last = int(head["lines"]), str(head[_HASHED])
+  except FileNotFoundError:
+    lines, last = 0, ""
+  except (OSError, ValueError, LookupError, TypeError):
+    lines, last = -1, ""
+  whole = 0 <= lines <= len(hashes) <= lines + 1 and (not lines or hashes[lines - 1] == last)
+  if not whole:
+    raise UserError(
+      f"{workdir / FILE} and {HEAD} beside it do not fit: lines are missing or one was changed, so how often the test "
+      "rows were scored is not known; put both back, or run the study in another --workdir"
+    )

@@ -6,7 +6,6 @@ A study is a folder. Each run in it is an ordinary workdir of `medjax train`, ea
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -53,7 +52,7 @@ from medjax.training import checkpoints
 SCHEMA_VERSION = 1
 RESAMPLES = 2000
 HARDWARE = "hardware.json"  # in the study's folder: what the last command that did something ran on
-_PATIENCE = 300  # tenths of a second to wait for a folder
+_PATIENCE_SECONDS = 30.0  # for processes of a command that was killed to end
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "scikit-learn")
 
 
@@ -118,16 +117,13 @@ def show_plan(config, workdir: pathlib.Path, asked: Mapping[str, Any] | None = N
 def _alone(workdir: pathlib.Path) -> Iterator[int]:
   """Makes the folder this command's own until its last process has ended; gives the file that says so."""
   workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / ".lock", "w") as file:
-    for attempt in range(_PATIENCE + 1):  # processes of a command that was killed take a moment to end
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if attempt == _PATIENCE:
-          raise UserError(f"{workdir} is in use by another command; wait for it, or use another --workdir") from None
-        time.sleep(0.1)
-    yield file.fileno()
+  try:
+    with files.locked(workdir / ".lock", files.this_process(), _PATIENCE_SECONDS) as descriptor:
+      yield descriptor
+  except BlockingIOError as error:
+    raise UserError(
+      f"{workdir} is in use by another command ({error.strerror}); wait for it, or use another --workdir"
+    ) from None
 
 
 def _claim(config, workdir: pathlib.Path, asked: Mapping[str, Any]) -> plan.Options:

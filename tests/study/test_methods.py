@@ -228,6 +228,9 @@ def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   assert "with other weights before, or another label prior or stop string" in capsys.readouterr().err
   assert [(look.method, look.by) for look in looks.second(looks.read(workdir))] == [("dpo", "study"), ("kto", "eval")]
   (workdir / looks.FILE).unlink()
+  with pytest.raises(UserError, match="looks.jsonl and looks.head.json beside it do not fit"):
+    study_run.study(wanted, workdir)
+  (workdir / looks.HEAD).unlink()
   with pytest.raises(UserError, match="looks.jsonl lacks the scoring of sodium, base, seed 0"):
     study_run.study(wanted, workdir)
 

@@ -270,6 +270,6 @@ def test_another_study_in_the_folder_is_refused(whole, setup):
 
 
 def test_two_commands_on_one_folder_at_a_time_are_refused(setup, monkeypatch):
-  monkeypatch.setattr(study_run, "_PATIENCE", 1)
+  monkeypatch.setattr(study_run, "_PATIENCE_SECONDS", 0.1)
   with study_run._alone(setup / "busy"), pytest.raises(UserError, match="busy is in use by another command"):
     study_run.study(schema.load(str(setup / "config.py"), {}), setup / "busy")

@@ -140,3 +140,31 @@ def test_a_changed_ledger_is_refused_and_a_line_cut_off_by_a_crash_is_dropped(tm
     ledger.write_text(broken)
     with pytest.raises(UserError, match="line [12] was changed"):
       looks.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "harm",
+  [
+    lambda ledger, head: ledger.write_text("".join(ledger.read_text().splitlines(True)[:2])),
+    lambda ledger, head: ledger.unlink(),
+    lambda ledger, head: head.unlink(),
+    lambda ledger, head: head.write_text("{"),
+    lambda ledger, head: head.write_text(head.read_text().replace("3", "2")),
+  ],
+  ids=["last line", "ledger", "head", "garbled head", "changed head"],
+)
+def test_a_ledger_that_lacks_its_last_line_is_refused(tmp_path, harm):
+  for method in ("base", "sft", "dpo"):
+    looks.record(tmp_path, look(method))
+  harm(tmp_path / looks.FILE, tmp_path / looks.HEAD)
+  with pytest.raises(UserError, match="looks.jsonl and looks.head.json beside it do not fit: .* put both back"):
+    looks.record(tmp_path, look("dpo", checkpoint="other"))
+
+
+def test_a_crash_between_a_line_and_its_head_is_no_damage(tmp_path):
+  looks.record(tmp_path, look("base"))
+  before = (tmp_path / looks.HEAD).read_text()
+  looks.record(tmp_path, look("sft"))
+  (tmp_path / looks.HEAD).write_text(before)
+  looks.record(tmp_path, look("dpo"))
+  assert [one.method for one in looks.read(tmp_path)] == ["base", "sft", "dpo"]
