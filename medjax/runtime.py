@@ -7,6 +7,8 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+from medjax import console
+
 
 def cache_directory() -> pathlib.Path:
   """Where medjax keeps what can be computed again: `$MEDJAX_CACHE`, else `~/.cache/medjax`."""
@@ -26,10 +28,18 @@ def quiet() -> None:
   # medjax, Orbax and others share absl's logger; the file that logs tells them apart.
   home = str(pathlib.Path(__file__).parent)
   handler = logging.StreamHandler()
+  handler.setFormatter(_Visible())
   handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(home))
   shared = logging.getLogger("absl")
   shared.handlers, shared.propagate = [handler], False
   shared.setLevel(logging.INFO)
+
+
+class _Visible(logging.Formatter):
+  """Log lines whose labels, names and paths cannot act on the terminal."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    return console.visible_lines(super().format(record))
 
 
 def search_no_tpu() -> None:
