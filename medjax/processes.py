@@ -76,7 +76,7 @@ def join(distributed: bool = False, timeout_seconds: int = 300) -> None:
   import jax
 
   asked = sorted(name for name in os.environ if name.startswith("JAX_MTLS_"))
-  if asked and "jax_mtls_cert_file" not in jax.config.values:
+  if asked and not hasattr(jax.config, "jax_mtls_cert_file"):
     raise UserError(
       f"{', '.join(asked)} is set, but JAX {jax.__version__} has no TLS for processes; install JAX 0.12, or unset it"
     )

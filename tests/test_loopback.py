@@ -94,6 +94,6 @@ def test_gloo_listens_on_the_loopback_where_the_coordinator_does(coordinator, mo
 def test_tls_that_this_jax_does_not_have_is_not_left_out_in_silence(monkeypatch):
   monkeypatch.setenv("MEDJAX_DISTRIBUTED", "1")
   monkeypatch.setenv("JAX_MTLS_CERT_FILE", "own.pem")
-  monkeypatch.delitem(jax.config.values, "jax_mtls_cert_file", raising=False)
+  monkeypatch.delattr(type(jax.config), "jax_mtls_cert_file", raising=False)
   with pytest.raises(UserError, match="JAX_MTLS_CERT_FILE is set, but JAX .* has no TLS"):
     processes.join()

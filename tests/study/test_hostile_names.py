@@ -67,7 +67,7 @@ def test_log_lines_show_control_characters():
 def task(tmp_path_factory):
   """Flags of a task whose labels and target are hostile."""
   home = tmp_path_factory.mktemp("hostile")
-  tiny.write_model(home / "model")
+  tiny.write_without_torch(home / "model")
   labels = [f"low{RED}", "hi\ngh", "$\\frac$"]
   with open(home / "rows.jsonl", "w") as file:
     for at in range(60):
