@@ -75,9 +75,16 @@ def join(distributed: bool = False, timeout_seconds: int = 300) -> None:
     return
   import jax
 
+  asked = sorted(name for name in os.environ if name.startswith("JAX_MTLS_"))
+  if asked and not hasattr(jax.config, "jax_mtls_cert_file"):
+    raise UserError(
+      f"{', '.join(asked)} is set, but JAX {jax.__version__} has no TLS for processes; install JAX 0.12, or unset it"
+    )
   _keep_stdout()
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+  if explicit.get("coordinator_bind_address"):
+    _gloo_on_loopback()
   try:
     jax.distributed.initialize(**explicit, initialization_timeout=timeout_seconds)
   except ValueError as error:
@@ -90,6 +97,13 @@ def join(distributed: bool = False, timeout_seconds: int = 300) -> None:
   _group.index, _group.count = jax.process_index(), jax.process_count()
   if _group.count > 1:
     threading.Thread(target=_watch, name="watch-processes", daemon=True).start()
+
+
+def _gloo_on_loopback() -> None:
+  """Has gloo listen on the loopback, too; JAX has no option for it, and gloo takes the address of the host's name."""
+  from jax._src.lib import _jax
+
+  _jax.make_gloo_tcp_collectives = functools.partial(_jax.make_gloo_tcp_collectives, hostname="127.0.0.1")
 
 
 def _keep_stdout() -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from medjax import console
+
 
 def cache_directory() -> pathlib.Path:
   """Where medjax keeps what can be computed again: `$MEDJAX_CACHE`, else `~/.cache/medjax`."""
@@ -35,6 +37,7 @@ def quiet() -> None:
       or (record.levelno >= logging.ERROR and f"{os.sep}orbax{os.sep}" not in record.pathname)
     )
   )
+  handler.setFormatter(_Visible())
   shared = logging.getLogger("absl")
   shared.handlers, shared.propagate = [handler], False
   shared.setLevel(logging.INFO)
@@ -45,6 +48,13 @@ def _without_late_callbacks(unraisable: Any) -> None:
   """Leaves out what writes say that fail after Orbax has given up on them: that nobody waits any more."""
   if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
     sys.__unraisablehook__(unraisable)
+
+
+class _Visible(logging.Formatter):
+  """Log lines whose labels, names and paths cannot act on the terminal."""
+
+  def format(self, record: logging.LogRecord) -> str:
+    return console.visible_lines(super().format(record))
 
 
 def search_no_tpu() -> None:

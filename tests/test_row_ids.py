@@ -53,3 +53,24 @@ def test_files_with_row_ids_are_their_owners_alone(home, capsys):
     if path.is_file() and path.parent != home and ID.encode() in path.read_bytes():
       assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
   assert not stat.S_IMODE((home / "data" / "data.json").stat().st_mode) & 0o077
+
+
+def test_answers_and_pairs_are_their_owners_alone(tmp_path, capsys):
+  model = tiny.write_model(tmp_path / "model")
+  with open(tmp_path / "rows.jsonl", "w") as file:
+    for at in range(20):
+      row = {"id": f"{ID}-{at}", "split": "train" if at < 10 else "validation", "y": "low" if at % 2 else "high"}
+      file.write(json.dumps({**row, "note": f"sodium {at}"}) + "\n")
+  out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
+  for verb, *words in (
+    ("eval", f"--checkpoint={model}", f"--workdir={out}", "--split=validation"),
+    ("predict", f"--checkpoint={model}", f"--input={rows}", f"--output={out / 'predictions.jsonl'}"),
+    ("prefer", f"--output={out / 'pairs.jsonl'}"),
+  ):
+    task = ("--config.task=text_classification", "--config.define.prompt={note}", "--config.define.labels=y")
+    assert main([verb, *words, *task, f"--config.data.source={rows}", f"--config.model.path={model}"]) == 0
+  printed = capsys.readouterr()
+  assert ID not in printed.out + printed.err
+  named = [path for path in out.rglob("*") if path.is_file() and ID.encode() in path.read_bytes()]
+  assert len(named) >= 3
+  assert not [path for path in named if stat.S_IMODE(path.stat().st_mode) & 0o077]

@@ -6,6 +6,7 @@ import pathlib
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.console import visible, visible_lines
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -35,11 +36,11 @@ def _run(arguments: Arguments) -> None:
     print(json.dumps(seen, indent=2, ensure_ascii=False))
     return
   for line in lines(seen):
-    print(line)
+    print(visible(line))
   if values.show_examples:
     from medjax.overview.example import rendered
 
-    print(f"\n{rendered(config)}")
+    print(f"\n{visible_lines(rendered(config))}")
   if values.workdir:
     print(pathlib.Path(values.workdir) / "data.json")
     print(pathlib.Path(values.workdir) / "data.png")

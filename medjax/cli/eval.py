@@ -19,6 +19,7 @@ from medjax.cli.verb import (
   run_config,
   stop_strings,
 )
+from medjax.console import visible
 from medjax.errors import UserError
 
 
@@ -88,7 +89,7 @@ def _run(arguments: Arguments) -> None:
     print(json.dumps(metrics, indent=2))
     return
   for key, value in _numbers(metrics):
-    print(f"{key:<48}{value:>12.4f}" if isinstance(value, float) else f"{key:<48}{value:>12}")
+    print(visible(f"{key:<48}{value:>12.4f}" if isinstance(value, float) else f"{key:<48}{value:>12}"))
   print(out / "predictions.jsonl")
   print(out / "metrics.json")
 
@@ -111,7 +112,7 @@ def _run_every(config: Any, workdir: pathlib.Path, split: str, values: flags.Fla
 
   def tell(line: str) -> None:
     if processes.is_first() and not values.json:
-      print(line, flush=True)
+      print(visible(line), flush=True)
 
   table = evaluate_every(config, workdir, split, values.watch, several=several, tell=tell, **how)
   if not processes.is_first():

@@ -6,6 +6,7 @@ import pathlib
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb, load_config
+from medjax.console import visible
 from medjax.errors import UserError
 
 
@@ -64,7 +65,8 @@ def _run(arguments: Arguments) -> None:
   if values.json:
     print(json.dumps(report, indent=2, ensure_ascii=False))
     return
-  print("\n".join([*summary(report), str(output / "judgement.json"), str(output / "judgements.jsonl")]))
+  for line in (*summary(report), str(output / "judgement.json"), str(output / "judgements.jsonl")):
+    print(visible(line))
 
 
 def _prompts(arguments: Arguments, predictions: pathlib.Path) -> dict | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import medjax
 from medjax import privacy, processes, runtime
 from medjax.cli import verb as verbs
+from medjax.console import visible
 from medjax.errors import EXIT_DONE, EXIT_FAILED, UserError, verdict
 
 VERBS = (
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if debug:
       traceback.print_exc()
     code, line = _verdict(error, debug)
-  line = " ".join(line.split())
+  line = visible(" ".join(line.split()))
   print(f"{title}: {line}", file=sys.stderr)
   processes.leave(code, line)
   return code

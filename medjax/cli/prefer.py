@@ -5,6 +5,7 @@ import pathlib
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb, load_config, run_config
+from medjax.console import visible
 from medjax.errors import UserError
 
 
@@ -81,7 +82,8 @@ def _run(arguments: Arguments) -> None:
   )
   output = pathlib.Path(values.output)
   report = prefer(config, options, output)
-  print("\n".join([*summary(report), str(output), str(report_path(output))]))
+  for line in (*summary(report), str(output), str(report_path(output))):
+    print(visible(line))
 
 
 VERB = Verb(

@@ -13,6 +13,7 @@ from absl import logging
 
 from medjax import config as schema
 from medjax import files, processes, tasks
+from medjax.console import visible
 from medjax.data import items
 from medjax.data.rows import task_rows
 from medjax.errors import Stopped, UserError
@@ -208,8 +209,11 @@ def _add(
     [*others, {"step": step, "folder": f"{step}-{split}", "values": values}], key=lambda row: row["step"]
   )
   if processes.is_first():
+    import matplotlib
+
     files.write_json(out / f"every-{split}.json", table)
-    _draw(table, out / f"every-{split}.png")
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a name is no formula
+      _draw(table, out / f"every-{split}.png")
   tell(
     f"{step:>8}" + "".join(f"  {values[name]:>{len(name) + len(metric) + 1}.4f}" for name, metric in primary.items())
   )
@@ -226,8 +230,8 @@ def _draw(table: Mapping[str, Any], path: pathlib.Path) -> None:
   for place, (name, metric) in enumerate(table["primary"].items()):
     values = [row["values"][name] for row in table["steps"]]
     color = _COLORS[place % len(_COLORS)]
-    axes.plot(steps, values, marker="o", markersize=3.5, linewidth=1.4, color=color, label=f"{name}: {metric}")
-  axes.set(title=f"{table['task']}, {table['split']} rows", xlabel="step")
+    axes.plot(steps, values, marker="o", markersize=3.5, linewidth=1.4, color=color, label=visible(f"{name}: {metric}"))
+  axes.set(title=visible(f"{table['task']}, {table['split']} rows"), xlabel="step")
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, fontsize=8)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medjax import files
+from medjax.console import visible
 
 _COLORS = {"train": "#3b6ea5", "validation": "#c98a1b", "test": "#4d8f4d"}
 MOST_LABELS = 30  # bars of one target; the commonest
@@ -12,6 +13,13 @@ MOST_LABELS = 30  # bars of one target; the commonest
 
 def draw(seen: Mapping[str, Any], path: str | os.PathLike) -> None:
   """Writes the picture of what `describe` gave, as PNG."""
+  import matplotlib
+
+  with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a label is no formula
+    _draw(seen, path)
+
+
+def _draw(seen: Mapping[str, Any], path: str | os.PathLike) -> None:
   from matplotlib.figure import Figure
 
   labels = _labels(seen)
@@ -63,6 +71,6 @@ def _bars(axes: Any, name: str, counts: Mapping[str, Mapping[str, int]]) -> None
     left = [start + width for start, width in zip(left, widths, strict=True)]
   for place, total in enumerate(left):
     axes.annotate(f" {total}", (total, place), va="center", fontsize=8)
-  axes.set_yticks(range(len(labels)), labels, fontsize=8)
+  axes.set_yticks(range(len(labels)), list(map(visible, labels)), fontsize=8)
   axes.invert_yaxis()
-  axes.set(title=f"Rows by {name}, in the colours of the splits", xlabel="rows")
+  axes.set(title=f"Rows by {visible(name)}, in the colours of the splits", xlabel="rows")

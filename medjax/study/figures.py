@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from medjax.console import visible
 
 WIDTH = 10.0  # inches; 960 pixels of a page
 HALF = 4.1  # inches; half of a page, or all of a phone
@@ -251,10 +254,12 @@ def _limits(rows: Sequence[Row], margin: float | None) -> tuple[float, float]:
 
 def _svg(figure: Figure, name: str, alt: str) -> str:
   """The figure as an element of a page: no prologue, no metadata, ids of its own, colours as variables."""
+  for text in figure.findobj(Text):
+    text.set_text(visible(text.get_text()))
   file = io.StringIO()
   figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
   text = file.getvalue()
-  text = text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
+  text = text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{html.escape(visible(alt))}" ', 1)
   text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
   text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
   text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
+from medjax.console import visible
 from medjax.study.plan import Key
 from medjax.study.stages import Stage, duration, expected
 from medjax.training.telemetry import progress
@@ -14,7 +15,7 @@ from medjax.training.telemetry import progress
 
 def tell(line: str) -> None:
   """Writes a line on stderr, clear of the bars there."""
-  tqdm.write(line, file=sys.stderr)
+  tqdm.write(visible(line), file=sys.stderr)
 
 
 class Progress:

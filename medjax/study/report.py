@@ -3,18 +3,24 @@
 import collections
 import os
 import pathlib
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from medjax import files
+from medjax.console import visible
 from medjax.errors import UserError
 from medjax.study import checklist, limits, methods_text, names, published, report_parts
 from medjax.study.compare import p_text
 
 WIDTH = 100
+# What would become a link, an image, HTML, code or the end of a cell; other marks stay as they are to be read.
+_MARKDOWN = re.compile(r"\\(?=[!-/:-@\[-`{-~])|\](?=[(\[:])|[`|]")
+_HTML = re.compile(r"<(?=[a-zA-Z/!?])|&(?=#|\w)")
 VERDICTS = {
   "sft_is_enough": "SFT is enough",
   "dpo_adds": "DPO adds to SFT",
@@ -63,6 +69,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequ
     lstrip_blocks=True,
     keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined,
+    finalize=_escaped,
   )
   text = environment.get_template("report.md.j2").render(
     title=title(study),
@@ -93,13 +100,13 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike, curves: Sequ
     ],
     checklist_citation=checklist.CITATION,
     statement=report_parts.STATEMENT,
-    block=lambda found: f"{found.caption}\n\n{_table(found.header, found.rows)}",
+    block=lambda found: Markup(f"{_escaped(found.caption)}\n\n{_table(found.header, found.rows)}"),
     columns=columns,
     training=[[row.get(column, "") for column in columns] for row in study["training"]],
     name_run=name_run,
     table=_table,
     prepend=lambda names, rows: [[name, *row] for name, row in zip(names, rows, strict=True)],
-    bullets=lambda value: "\n".join(_bullets(value)),
+    bullets=lambda value: Markup("\n".join(_bullets(value))),
   )
   with files.write_aside(path, private=True) as file:
     file.write(text)
@@ -125,7 +132,7 @@ def console_table(study: Mapping[str, Any]) -> str:
     for row in block["recommendations"]:
       verdict = f"verdict: {row['verdict']}. {row['why']}"
       lines += textwrap.wrap(verdict, WIDTH, initial_indent="  ", subsequent_indent="    ")
-  return "\n".join(line.rstrip() for line in lines)
+  return "\n".join(visible(line).rstrip() for line in lines)
 
 
 def check(study: Mapping[str, Any]) -> None:
@@ -145,15 +152,22 @@ def _metric(name: str) -> str:
   return f"{name} (lower is better)" if name in names.LOWER_IS_BETTER else name
 
 
-def _table(header, rows) -> str:
-  """A Markdown table; bars and line breaks in cells are escaped."""
+def _table(header, rows) -> Markup:
+  """A Markdown table."""
   lines = [header, ["---"] * len(header), *rows]
-  return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+  return Markup("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
 
 
-def _cell(value) -> str:
-  text = f"{value:,.4g}" if isinstance(value, float) else str(value)
-  return text.replace("|", "\\|").replace("\n", " ")
+def _cell(value: Any) -> str:
+  return _escaped(f"{value:,.4g}" if isinstance(value, float) else value)
+
+
+def _escaped(value: Any) -> str:
+  """A value on one line of Markdown as its own text: no markup, link or control character of a name takes effect."""
+  if isinstance(value, Markup):
+    return value
+  text = _MARKDOWN.sub(r"\\\g<0>", visible(str(value).replace("\n", " ")))
+  return _HTML.sub(lambda match: {"<": "&lt;", "&": "&amp;"}[match[0]], text)
 
 
 def _interval(row, sign: str = "") -> str:
@@ -192,8 +206,8 @@ def _bullets(value: Any, depth: int = 0) -> Iterator[str]:
   for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value, 1):
     indent = "  " * depth
     if isinstance(inner, Mapping) or (isinstance(inner, list | tuple) and any(isinstance(x, Mapping) for x in inner)):
-      yield f"{indent}- {key}:"
+      yield f"{indent}- {_escaped(key)}:"
       yield from _bullets(inner, depth + 1)
     else:
       shown = ", ".join(map(str, inner)) if isinstance(inner, list | tuple) else inner
-      yield f"{indent}- {key}: {shown}"
+      yield f"{indent}- {_escaped(key)}: {_escaped(shown)}"

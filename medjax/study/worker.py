@@ -52,8 +52,11 @@ def main() -> int:
     code, why = errors.verdict(error, asked["debug"])
     if asked["debug"]:
       traceback.print_exc()
-    print(f"medjax study: {' '.join(why.split())}", file=sys.stderr, flush=True)
-    tell(what="failed", code=code, why=" ".join(why.split()))
+    from medjax.console import visible
+
+    why = " ".join(why.split())
+    print(f"medjax study: {visible(why)}", file=sys.stderr, flush=True)
+    tell(what="failed", code=code, why=why)
     return code
 
 
