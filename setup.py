@@ -53,6 +53,7 @@ setuptools.setup(
       "beartype>=0.23.1",
       "hypothesis>=6.170.17",
       "jsonschema>=4.26.0",
+      "markdown-it-py>=4.3.0",  # reads report.md as a renderer does
       "kubernetes-validate>=1.37.0",  # the schemas of Kubernetes, for what launch/gke.py writes
       "pytest>=9.2.0",
       "pytest-xdist>=3.8.0",
