@@ -10,6 +10,7 @@ from typing import Any
 from medjax import files, privacy
 from medjax.data.drafts import Draft, Part, segments_of
 from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Segments
+from medjax.data.template_limits import BYTES, SECONDS, TemplateLimit, limited
 from medjax.errors import UserError
 
 Prompt = tuple[Message, ...] | str
@@ -17,6 +18,10 @@ Item = Example | Conversation | PreferencePair | JudgedAnswer | tuple[str, Promp
 # Templates of Llama 3.x (`date_string`) and of SmolLM 3 (`strftime_now`) print a date; a fixed one keeps prompts equal
 # from day to day.
 _DATE = "26 Jul 2024"
+_ENDLESS = (
+  f"the chat template did not end within {SECONDS:g} s and {BYTES >> 30} GiB; use the template that the model was "
+  "published with"
+)
 _CLOCK = "{% macro strftime_now(form) %}{{ '26 July 2024' if '%B' in form else '26 Jul 2024' }}{% endmacro %}{{ '' }}"
 _PROBE = "medjax probe"
 
@@ -202,6 +207,8 @@ class Encoder:
     messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
     try:
       return _PROBE in self._apply(messages, True)
+    except TemplateLimit as error:
+      raise UserError(_ENDLESS) from error
     except Exception:  # noqa: BLE001 (a template is data, and raises what it likes)
       return False
 
@@ -215,6 +222,8 @@ class Encoder:
       messages[0] = {**messages[0], "content": f"{system['content']}\n\n{messages[0]['content']}"}
     try:
       return self._apply(messages, ask)
+    except TemplateLimit as error:
+      raise UserError(_ENDLESS) from error
     except Exception as error:  # noqa: BLE001 (a template is data, and raises what it likes)
       roles, reason = ", ".join(message["role"] for message in messages), " ".join(str(error).split())
       # What stands in the template itself cannot be of a message.
@@ -222,9 +231,10 @@ class Encoder:
       raise UserError(f"the chat template refuses messages with roles {roles}{reason}") from error
 
   def _apply(self, messages: list[dict[str, str]], ask: bool) -> str:
-    return self.tokenizer.apply_chat_template(
-      messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask, date_string=_DATE
-    )
+    with limited():
+      return self.tokenizer.apply_chat_template(
+        messages, chat_template=self._template, tokenize=False, add_generation_prompt=ask, date_string=_DATE
+      )
 
   @functools.cached_property
   def _template(self) -> str:

@@ -85,6 +85,7 @@ def _rows(rows: Any, where: str) -> Iterator[dict[str, Any]]:
       name: feature for name, feature in (rows.features or {}).items() if isinstance(feature, datasets.ClassLabel)
     }
     for table in rows.with_format("arrow").iter(_BATCH):
+      table.validate(full=True)  # or a damaged file's offsets would lead anywhere in memory
       for row in table.to_pylist():
         number += 1
         for name, feature in classes.items():

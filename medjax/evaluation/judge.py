@@ -20,6 +20,7 @@ from medjax.errors import RunError, UserError
 
 VERDICTS = ("a", "b", "tie")
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}  # what a verdict is about the swapped answers
+_MOST_CHARACTERS = 2**20  # of a line that a judge writes
 NO_JSON = object()  # stands for a line that is none
 Question = dict[str, Any]  # `id`, and what the judge is told
 Reader = Callable[[Any, str], Any]  # (what the judge said, where) -> what it means; may raise RunError
@@ -141,8 +142,10 @@ def _run(words: Sequence[str], timeout: float, questions: Sequence[Question], re
         pass
 
     def listen() -> None:
-      for line in process.stdout:
+      while line := process.stdout.readline(_MOST_CHARACTERS + 1):
         lines.put(line)
+        if len(line) > _MOST_CHARACTERS:
+          break
       lines.put(None)
 
     threads = [threading.Thread(target=work, daemon=True) for work in (feed, listen)]
@@ -157,6 +160,8 @@ def _run(words: Sequence[str], timeout: float, questions: Sequence[Question], re
           raise RunError(f"judge {name}: no line {number}{row} within {timeout:g} s; {hint}") from None
         if line is None:
           break
+        if len(line) > _MOST_CHARACTERS:
+          raise RunError(f"judge {name}: line {number}{row} has more than {_MOST_CHARACTERS} characters")
         if number > len(questions):
           raise RunError(f"judge {name}: line {number} answers no question; {len(questions)} were asked")
         try:

@@ -21,6 +21,8 @@ from medjax.models.tensor_files import MappedFile
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# No model has more; a file with holes has room for any number.
+_MOST_TENSORS, _MOST_KEYS, _MOST_ENTRIES, _MOST_TEXT = 2**20, 2**16, 2**23, 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class GgufFile:
     version = self._take("I")
     if version not in (2, 3):
       raise UserError(f"{self.where}: GGUF version {version:#x} is not supported; medjax reads little-endian 2 and 3")
-    tensor_count, key_count = self._take("Q"), self._take("Q")
+    tensor_count, key_count = self._at_most(_MOST_TENSORS), self._at_most(_MOST_KEYS)
     self.metadata: dict[str, Any] = {}
     for _ in range(key_count):
       key = self._string()
@@ -88,6 +90,13 @@ class GgufFile:
     self._at += size
     return value
 
+  def _at_most(self, most: int) -> int:
+    """A count or length; UserError where it is more than any model's, which a file with holes could make true."""
+    count = self._take("Q")
+    if count > most:
+      raise UserError(f"{self.where}: damaged header: {count} entries where {most} are the most; download it again")
+    return count
+
   def _need(self, size: int) -> None:
     if self._at + size > len(self._bytes):
       raise UserError(
@@ -96,7 +105,7 @@ class GgufFile:
       )
 
   def _string(self) -> str:
-    size = self._take("Q")
+    size = self._at_most(_MOST_TEXT)
     self._need(size)
     text = self._bytes[self._at : self._at + size]
     self._at += size
@@ -114,7 +123,7 @@ class GgufFile:
       return self._take(_SCALARS[kind])
     if kind != _ARRAY:
       raise UserError(f"{self.where}: damaged header: unknown value type {kind}; download it again")
-    kind, count = self._take("I"), self._take("Q")
+    kind, count = self._take("I"), self._at_most(_MOST_ENTRIES)
     if kind == _STRING:
       self._need(8 * count)
       return [self._string() for _ in range(count)]

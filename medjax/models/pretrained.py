@@ -239,6 +239,9 @@ def _describe_gguf(file: GgufFile, path: pathlib.Path, source: str) -> Descripti
 def _describe_directory(path: pathlib.Path, source: str) -> Description:
   if not (path / "config.json").is_file():
     raise UserError(f"{path / 'config.json'}: missing; give a directory written by save_pretrained or the hub")
+  special = next((file for file in path.iterdir() if file.exists() and not (file.is_file() or file.is_dir())), None)
+  if special is not None:
+    raise UserError(f"{special}: no regular file, so reading it might never end; remove it from the model's directory")
   hf = read_json(path / "config.json")
   config = config_from_hf(hf, str(path / "config.json"))
   tokenizer = tokenizer_from_directory(path)

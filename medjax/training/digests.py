@@ -57,6 +57,8 @@ def damage(
   """
   try:
     listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["sha256"]
+    if any(pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts for name in listed):
+      return f"{NAME} names files of other folders"
     files = {folder / name: (int(size), str(digest)) for name, (size, digest) in listed.items()}
   except FileNotFoundError:
     return f"{NAME} is missing"
@@ -65,10 +67,9 @@ def damage(
   files = {path: known for path, known in files.items() if not items or path.relative_to(folder).parts[0] in items}
   to_read = []
   for path, (size, _) in files.items():
-    try:
-      has = path.stat().st_size
-    except OSError:
+    if not path.is_file():  # nor is a pipe or a device a file that was written
       return f"{path.relative_to(folder)} is missing"
+    has = path.stat().st_size
     if has != size:
       return f"{path.relative_to(folder)} has {has} bytes of {size}"
     if size <= _SMALL or whole:
