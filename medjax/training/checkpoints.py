@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from medjax import processes
+from medjax import files, processes
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.config import config_from_dict
 from medjax.models.decoder import abstract_params
@@ -44,8 +44,12 @@ class _WithDigests(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
   async def finalize(self) -> None:
     if self.get().parent.name == DIRECTORY:  # the folder of a step, not that of an item in it
-      await asyncio.to_thread(digests.write, pathlib.Path(self.get()))
-    await super().finalize()
+      folder = pathlib.Path(self.get())
+      await asyncio.to_thread(digests.write, folder)
+      await super().finalize()
+      await asyncio.to_thread(files.sync, folder.parent)  # its name is on the disk before the step before it goes
+    else:
+      await super().finalize()
 
 
 class Checkpoints:
@@ -173,7 +177,7 @@ def saved_steps(directory: pathlib.Path) -> list[int]:
 
 
 def _is_step(path: pathlib.Path) -> bool:
-  return path.name.isdigit() and ((path / "params").is_dir() or (path / digests.NAME).is_file())
+  return path.name.isdigit() and path.is_dir()
 
 
 def _set_damaged_aside(workdir: pathlib.Path) -> None:

@@ -8,30 +8,34 @@ import os
 import pathlib
 from collections.abc import Callable, Collection
 
+from medjax.files import sync
+
 NAME = "digests.json"
 _SMALL = 2**20  # bytes; smaller files are read whatever is asked for
 _READERS = 4
 
 
 def write(folder: pathlib.Path) -> None:
-  """Brings a checkpoint's files to the disk and writes the SHA-256 of each, with its size, beside them.
+  """Brings a checkpoint's files and folders to the disk and writes the SHA-256 of each, with its size, beside them.
 
   Files that lie in the folder itself are Orbax's notes of when it was written, which change once more.
   """
   paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    found = pool.map(functools.partial(_digest, sync=True), paths)
+    found = pool.map(functools.partial(_digest, synced=True), paths)
     files = {str(p.relative_to(folder)): [p.stat().st_size, d] for p, d in zip(paths, found, strict=True)}
   with open(folder / NAME, "w", encoding="utf-8") as file:
     json.dump({"sha256": files}, file, indent=1)
     file.flush()
     os.fsync(file.fileno())
+  for directory in (path for path in [*folder.rglob("*"), folder] if path.is_dir()):
+    sync(directory)
 
 
-def _digest(path: pathlib.Path, sync: bool = False) -> str:
+def _digest(path: pathlib.Path, synced: bool = False) -> str:
   with open(path, "rb") as file:
     found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sync:
+    if synced:
       os.fsync(file.fileno())
   return found
 

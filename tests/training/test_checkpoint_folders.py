@@ -31,8 +31,8 @@ def spoil(folder):
   (folder / "params" / "data").write_text("params of 0!"[: len((folder / "params" / "data").read_text())])
 
 
-def test_steps_are_numbers_and_what_has_no_parameters_is_none(workdir):
-  assert checkpoints.saved_steps(workdir / "checkpoints") == [2, 9, 10]
+def test_steps_are_folders_named_by_numbers(workdir):
+  assert checkpoints.saved_steps(workdir / "checkpoints") == [2, 9, 10, 12]
 
 
 def test_a_path_names_the_last_step_or_its_own(workdir):
@@ -75,16 +75,16 @@ def test_a_second_damaged_step_of_the_same_number_does_not_replace_the_first(wor
     spoil(workdir / "checkpoints" / "10")
     checkpoints.Checkpoints(workdir, keep=2).close()
     write_step(workdir, 10)
-  assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["10", "10-1"]
+  assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["10", "10-1", "12"]
 
 
 def test_where_all_steps_are_damaged_the_run_ends_and_nothing_is_moved(workdir):
   home = workdir / "checkpoints"
   for step in (2, 9, 10):
     spoil(home / str(step))
-  with pytest.raises(UserError, match=f"{home}/10 is damaged .* no other checkpoint is good"):
+  with pytest.raises(UserError, match=f"{home}/12 is damaged .* no other checkpoint is good"):
     checkpoints.Checkpoints(workdir, keep=2)
-  assert checkpoints.saved_steps(home) == [2, 9, 10]
+  assert checkpoints.saved_steps(home) == [2, 9, 10, 12]
 
 
 def test_a_loss_that_is_no_number_is_never_the_best():

@@ -10,7 +10,7 @@ from runs import curve, overrides, train
 
 from medjax import config as schema
 from medjax import files
-from medjax.training import loop, reference
+from medjax.training import checkpoints, loop, reference
 
 
 @pytest.fixture
@@ -149,3 +149,31 @@ def test_a_line_that_a_kill_cut_is_no_damage(stopped, tmp_path, said):
     file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
   assert train(run, settings).steps == 6
   assert not [line for line in said() if "metrics.jsonl" in line] and not (run / "metrics.jsonl.damaged").exists()
+
+
+# ---- Checkpoints
+
+
+@pytest.mark.parametrize("gone", ["params", "digests.json", "everything"])
+def test_a_newest_step_that_lacks_something_is_passed_over(stopped, tmp_path, said, gone):
+  """A step with less than all it was saved with is damaged, whoever reads it; the one before it is good."""
+  run, settings = shutil.copytree(stopped[0], tmp_path / "run"), stopped[1]
+  newest = shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "5")
+  for path in list(newest.iterdir()) if gone == "everything" else [newest / gone]:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  assert checkpoints.locate(run) == (run / "checkpoints", 4)
+  assert checkpoints.load_identity(str(run))["step"] == 4
+  assert train(run, settings).steps == 6
+  assert any(f"{newest} is damaged" in line and str(run / "damaged" / "5") in line for line in said())
+
+
+def test_a_step_is_on_the_disk_before_the_one_before_it_goes(home, tmp_path, monkeypatch):
+  seen, sync = [], files.sync
+
+  def syncing(path):
+    sync(path)
+    seen.append((os.path.basename(path), {entry for entry in os.listdir(path) if entry.isdigit()}))
+
+  monkeypatch.setattr(files, "sync", syncing)
+  train(tmp_path / "run", overrides(home, train__steps=6, checkpoint__every=2, checkpoint__keep=1))
+  assert ("checkpoints", {"2", "4"}) in seen and ("checkpoints", {"4", "6"}) in seen
