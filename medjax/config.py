@@ -4,7 +4,6 @@ import ast
 import difflib
 import importlib.util
 import inspect
-import json
 import numbers
 import os
 import pathlib
@@ -15,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from medjax import files
 from medjax.config_checks import METHODS, PAIRS, check_study, check_values, get, near, refuse
 from medjax.errors import UserError
 from medjax.methods import settings_of
@@ -251,7 +251,8 @@ def from_saved(
   """
   overrides = overrides or {}
   try:
-    config = with_overrides(from_dict(json.loads(path.read_text(encoding="utf-8"))), overrides)
+    saved = files.read_sealed(path, "remove its `fingerprint` to use it as it is")
+    config = with_overrides(from_dict(saved), overrides)
     validate(config)
   except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
     raise UserError(f"{path}: not the config of a run ({error}); bring it back from a copy") from None

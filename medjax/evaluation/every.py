@@ -17,6 +17,7 @@ from medjax.console import visible
 from medjax.data import items
 from medjax.data.rows import task_rows
 from medjax.errors import Stopped, UserError
+from medjax.evaluation import results
 from medjax.evaluation.evaluate import evaluate
 from medjax.models.pretrained import load_config_and_tokenizer
 from medjax.training import checkpoints, digests
@@ -103,7 +104,8 @@ def evaluate_every(
           look(str(folder), model)
           metrics = evaluate(config, str(folder), split, _folder(out, step, split), model, **how)
           if processes.is_first():
-            done = {"asked": asked, "weights": weights, "metrics": files.fingerprint(metrics)}
+            written = files.fingerprint(results.read_metrics(_folder(out, step, split)))
+            done = {"asked": asked, "weights": weights, "metrics": written}
             files.write_json(_folder(out, step, split) / ASKED, done)
           _add(table, out, step, _values(metrics, primary), tell)
       elif not watch or processes.of_first(bool(steps) and _is_last(directory / str(steps[-1]))):
@@ -123,8 +125,8 @@ def _results(
   found = []
   for folder in out.glob(f"*-{split}"):
     step = folder.name.removesuffix(f"-{split}")
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-      done, metrics = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (ASKED, "metrics.json"))
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, UserError):
+      done, metrics = json.loads((folder / ASKED).read_text(encoding="utf-8")), results.read_metrics(folder)
       if step.isdecimal() and done["asked"] == asked and done["metrics"] == files.fingerprint(metrics):
         found.append((int(step), done["weights"], _values(metrics, primary)))
   return found

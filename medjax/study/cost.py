@@ -1,6 +1,5 @@
 """What a study's training took: tokens, and the FLOPs that the mathematics of it needs."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +14,7 @@ from medjax.models.pretrained import Description
 from medjax.objectives.objective import objective_of
 from medjax.objectives.preference import reads_reference
 from medjax.study.plan import Run
+from medjax.training import curve
 from medjax.training.checkpoints import lora_of
 
 _DATA = ("task", "method", "seed", "define", "data", "preference", "model")  # parts that token ids depend on
@@ -55,7 +55,7 @@ def _cost(
   folder: pathlib.Path, named: set[str], model: Description, encoded: dict[str, dict[str, list[Segments]]]
 ) -> dict[str, int]:
   """The cost of one run's steps so far; `encoded` keeps the token ids of data that several runs share."""
-  steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+  steps = curve.read(folder)
   config = schema.from_saved(folder / "config.json", named=named)
   values = schema.as_dict(config)
   key = files.fingerprint({part: values[part] for part in _DATA} | {"row_length": config.train.row_length})

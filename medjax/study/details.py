@@ -1,6 +1,5 @@
 """What a study tells beside its comparisons: data cards, costs, calibration, subgroups, answers that cannot be read."""
 
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from medjax import config as schema
 from medjax.data.rows import labelled_records
+from medjax.evaluation import results
 from medjax.models.pretrained import Description
 from medjax.study import calibration, cost, data_card, subgroups
 from medjax.study.plan import Run, task_of
@@ -50,7 +50,7 @@ def details(
   tasks = list(dict.fromkeys(run.task for run in chosen))
   answers, targets, reliable, unread = {}, {}, [], []
   for run in chosen:
-    lines = _lines(workdir / run.folder / "eval" / "test" / "predictions.jsonl")
+    lines = results.read_predictions(workdir / run.folder / "eval" / "test")
     for name, target in task_of(config, run.task).targets.items():
       where = {"task": run.task, "target": name, "method": run.method, "seed": run.seed}
       targets[run.task, name] = target
@@ -94,7 +94,3 @@ def _values(config, names: Iterable[str]) -> dict[str, dict[str, Mapping[str, An
     found = labelled_records(schema.with_overrides(config, {"task": name}), task_of(config, name))
     out[name] = {row.id: found.values[row.id] for row in found.splits["test"]}
   return out
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 import time
@@ -16,6 +15,7 @@ from medjax import files
 from medjax.data.rows import task_rows
 from medjax.errors import RunError
 from medjax.evaluation import options as evaluation
+from medjax.evaluation import results
 from medjax.evaluation.answering import answering
 from medjax.evaluation.evaluate import evaluate
 from medjax.methods import METHODS
@@ -116,19 +116,19 @@ def perform(study: Study, job: Job) -> Iterator[str]:
       if not trained(folder, job.until):
         train(settings, folder, study.model, job.until)
     except RunError as error:  # a loss that is not finite, say: the run's own outcome, the same whenever it is tried
-      files.write_json(folder / FAILED, {"why": str(error), "until": job.until}, private=True)
+      files.write_sealed(folder / FAILED, {"why": str(error), "until": job.until}, private=True)
       return
     yield "train"
   if job.validates:
     out = validation_folder(folder, job.until, job.last)
-    if not (out / "metrics.json").exists():
+    if not results.exist(out):
       evaluate(settings, _checkpoint(study, job.run), "validation", out, study.model)
     yield "validation"
 
 
 def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
   out = folder / "eval" / "test"
-  if (out / "metrics.json").exists():
+  if results.exist(out):
     return
   if job.copy_of is not None:
     with files.folder_aside(out) as aside:
@@ -140,7 +140,7 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
     answers.append(weights_fingerprint(ready.policy.params))
     if job.run.method == "few_shot":
       task, ids = few_shot.with_shots(settings, task, study.options.few_shot, ready.encoder, ready.limits)
-      files.write_json(folder / SHOTS, {"wanted": study.options.few_shot, "rows": ids}, private=True)
+      files.write_sealed(folder / SHOTS, {"wanted": study.options.few_shot, "rows": ids}, private=True)
       answers.append(files.fingerprint([dict(turn) for turn in task.shots]))
   run = job.run
   look = looks.Look(run.task, run.seed, run.method, run.candidate, "-".join(answers))
@@ -179,7 +179,7 @@ def note_look(
   with answering(config, checkpoint, False, model) as ready:
     answers = weights_fingerprint(ready.policy.params) + (f"-prior {prior}" if prior != "none" else "")
     answers += f"-stop {files.fingerprint(list(stop))}" if stop else ""
-  task = json.loads((run / "config.json").read_text(encoding="utf-8"))["task"]
+  task = files.read_sealed(run / "config.json", "train the run again")["task"]
   seed, method, candidate = run.absolute().parts[-3:]
   number = int(candidate.removeprefix("candidate"))
   look = looks.Look(task, int(seed.removeprefix("seed")), method, number, answers, "eval")

@@ -1,6 +1,5 @@
 """What a study says of how it was done: who started where, what was tried and chosen, what each method spent."""
 
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 from medjax import config as schema
 from medjax import files
 from medjax.errors import UserError
+from medjax.evaluation import results as evaluations
 from medjax.methods import METHODS
 from medjax.objectives.preference import REFERENCE_FREE
 from medjax.study import compare, looks
@@ -17,6 +17,7 @@ from medjax.study.plan import Group, Key, Run, run_config, rungs, steps_at, task
 from medjax.study.schedule import selection_value
 from medjax.study.stages import Stage, failure, validation_folder
 from medjax.tasks.task import Task
+from medjax.training import curve
 
 EQUAL = 1.1  # budgets whose tokens differ by this factor at most are called equal
 
@@ -96,7 +97,7 @@ def tuning(study: Study, groups: Sequence[Group], steps: Mapping[Run, int], chos
       values = []
       for number, rung in enumerate(ladder):
         until, last = steps_at(steps[run], rung), number == len(ladder) - 1
-        if (validation_folder(study.workdir / run.folder, until, last) / "metrics.json").exists():
+        if evaluations.exist(validation_folder(study.workdir / run.folder, until, last)):
           values.append({"steps": until, "value": selection_value(study.workdir, run, until, last, task)})
       found.append(
         {
@@ -122,7 +123,7 @@ def budget(study: Study, groups: Sequence[Group]) -> dict[str, Any]:
     row = spent.setdefault((task, method), {"task": task, "method": method, "settings": 0, "steps": 0, "tokens": 0})
     row["settings"] = len(group.runs)
     for run in group.runs:
-      lines = read_steps(study.workdir / run.folder)
+      lines = curve.read(study.workdir / run.folder)
       row["steps"] += len(lines)
       row["tokens"] += sum(line["tokens"] for line in lines)
   rows = list(spent.values())
@@ -166,12 +167,6 @@ def starts(study: Study, name: str) -> str:
   return f"starts from {start}, {reference}loss {settings.preference.loss}"
 
 
-def read_steps(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run's metrics.jsonl; none where it has none yet."""
-  path = folder / "metrics.jsonl"
-  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def _equal(spent: Mapping[tuple[str, str], tuple[int, float]]) -> bool:
   """Whether the methods of each task had as many settings, and about as many tokens."""
   for task in {task for task, _ in spent}:
@@ -192,7 +187,11 @@ def _selection(study: Study, groups: Sequence[Group]) -> str:
 def _few_shot(study: Study, chosen: Mapping[Key, Run]) -> list[dict[str, Any]]:
   """The rows that prompts showed, by task and seed."""
   return [
-    {"task": run.task, "seed": run.seed, **json.loads((study.workdir / run.folder / SHOTS).read_text(encoding="utf-8"))}
+    {
+      "task": run.task,
+      "seed": run.seed,
+      **files.read_sealed(study.workdir / run.folder / SHOTS, f"remove {study.workdir / run.folder} to run it again"),
+    }
     for run in chosen.values()
     if run.method == "few_shot"
   ]
@@ -204,8 +203,8 @@ def _label_prior(study: Study, chosen: Mapping[Key, Run], found: Mapping[str, Ta
   for run in chosen.values():
     if METHODS[run.method].trains or found[run.task].generation is not None or study.options.prior == "none":
       continue
-    path = study.workdir / run.folder / "eval" / "test" / "metrics.json"
-    targets = json.loads(path.read_text(encoding="utf-8")).get("prior", {}).get("targets")
+    metrics = evaluations.read_metrics(study.workdir / run.folder / "eval" / "test")
+    targets = metrics.get("prior", {}).get("targets")
     for name in found[run.task].targets:
       used = {"used": targets[name]["used"]} if targets else {"used": False, "why": "the task has no validation rows"}
       rows.append({"task": run.task, "target": name, "method": run.method, "seed": run.seed, **used})

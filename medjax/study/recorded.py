@@ -1,15 +1,17 @@
 """What the runs of a study left in its folder and study.json does not hold: training curves, answers to show."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medjax import files
 from medjax.data.examples import Row
 from medjax.errors import UserError
+from medjax.evaluation import results
 from medjax.study.plan import Run
 from medjax.tasks.task import Task
+from medjax.training import curve
 
 
 def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -28,8 +30,8 @@ def read_curves(workdir: str | os.PathLike, study: Mapping[str, Any]) -> list[di
   return [
     {
       **{key: row[key] for key in ("task", "method", "seed")},
-      "steps": _lines(_file(workdir, row, "metrics.jsonl")),
-      "config": json.loads(_file(workdir, row, "config.json").read_text(encoding="utf-8")),
+      "steps": _curve(_folder(workdir, row)),
+      "config": files.read_sealed(_folder(workdir, row) / "config.json", "train the run again"),
     }
     for row in study.get("training", [])
   ]
@@ -63,8 +65,8 @@ def read_examples(
     task, answers = tasks[name], {}
     for run in study["protocol"]["chosen"]:
       if (run["task"], run["seed"]) == (name, first_seed):
-        path = _file(workdir, run, "eval/test/predictions.jsonl")
-        answers[run["method"]] = {line["id"]: _answer(line) for line in _lines(path)}
+        lines = results.read_predictions(_folder(workdir, run) / "eval" / "test")
+        answers[run["method"]] = {line["id"]: _answer(line) for line in lines}
     for row in of_task[:count]:
       for method, found in answers.items():
         if row.id not in found:
@@ -86,12 +88,15 @@ def _answer(line: Mapping[str, Any]) -> str:
   return line["text"] if "text" in line else ", ".join(map(str, line["prediction"].values()))
 
 
-def _file(workdir: str | os.PathLike, run: Mapping[str, Any], name: str) -> pathlib.Path:
-  path = pathlib.Path(workdir) / Run(run["task"], run["seed"], run["method"], run["candidate"], ()).folder / name
+def _curve(folder: pathlib.Path) -> list[dict[str, Any]]:
+  lines = curve.read(folder)
+  if not lines:
+    raise UserError(f"{folder / curve.FILE} is not there; run the study again to finish it")
+  return lines
+
+
+def _folder(workdir: str | os.PathLike, run: Mapping[str, Any]) -> pathlib.Path:
+  path = pathlib.Path(workdir) / Run(run["task"], run["seed"], run["method"], run["candidate"], ()).folder
   if not path.exists():
     raise UserError(f"{path} is not there; run the study again to finish it")
   return path
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,11 +1,11 @@
 """Both reports of a study's folder, written at its end or again."""
 
-import json
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from medjax import config as schema
+from medjax import files
 from medjax.data.rows import task_rows
 from medjax.errors import UserError
 from medjax.study import recorded, report, report_html
@@ -53,10 +53,7 @@ def rewrite(workdir: pathlib.Path, examples: int = 0, named: Collection[str] = (
   path = workdir / "study.json"
   if not path.exists():
     raise UserError(f"{path} is not there; let the study end, then write its reports again")
-  try:
-    results = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError:
-    raise UserError(f"{path} is damaged: not JSON; run the study's command again, which writes it anew") from None
+  results = files.read_sealed(path, "run the study's command again, which writes it anew")
   config = None
   if examples:
     config = schema.from_saved(workdir / "config.json", named=named)

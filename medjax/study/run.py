@@ -7,7 +7,6 @@ A study is a folder. Each run in it is an ordinary workdir of `medjax train`, ea
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -24,6 +23,7 @@ from medjax.data.examples import Row
 from medjax.data.loader import seen
 from medjax.data.rows import task_rows, windowed
 from medjax.errors import UserError
+from medjax.evaluation import results as evaluations
 from medjax.evaluation.metrics import score_texts
 from medjax.hardware.flops import kernel_parameters
 from medjax.methods import METHODS
@@ -47,7 +47,7 @@ from medjax.study.subgroups import Column
 from medjax.study.workers import Processes
 from medjax.tasks.baselines import BASELINES
 from medjax.tasks.task import Task, TextTarget
-from medjax.training import checkpoints
+from medjax.training import checkpoints, curve
 
 SCHEMA_VERSION = 1
 RESAMPLES = 2000
@@ -94,7 +94,7 @@ def study(
     chosen = _carried_out(study, groups, steps, found, processes, lock)
     results = _results(study, groups, steps, chosen, columns)
     results["environment"] = _environment(config, workdir, chosen, time.time() - started)
-    files.write_json(workdir / "study.json", results, private=True)
+    results = files.write_sealed(workdir / "study.json", results, private=True)
   reports.write_reports(workdir, results, config, examples)
   return results
 
@@ -129,8 +129,8 @@ def _alone(workdir: pathlib.Path) -> Iterator[int]:
 def _claim(config, workdir: pathlib.Path, asked: Mapping[str, Any]) -> plan.Options:
   """Makes the folder this study's, or raises UserError where it is another's."""
   options = _options(config, workdir, asked)
-  files.write_json(workdir / "config.json", schema.as_dict(config))
-  files.write_json(workdir / plan.OPTIONS, dataclasses.asdict(options))
+  files.write_sealed(workdir / "config.json", schema.as_dict(config))
+  files.write_sealed(workdir / plan.OPTIONS, dataclasses.asdict(options))
   return options
 
 
@@ -139,7 +139,7 @@ def _options(config, workdir: pathlib.Path, asked: Mapping[str, Any]) -> plan.Op
   known = {"config.json": schema.as_dict(config), plan.OPTIONS: dataclasses.asdict(plan.Options()) | dict(asked)}
   for name, wanted in known.items():
     if (workdir / name).exists():
-      saved = json.loads((workdir / name).read_text(encoding="utf-8"))
+      saved = files.read_sealed(workdir / name, "remove it if this is the study that the folder holds")
       known[name] = {**wanted, **saved, **asked} if name == plan.OPTIONS else wanted
       changed = checkpoints.differences(saved, known[name])
       if changed:
@@ -174,7 +174,7 @@ def _carried_out(
     with Progress(found, done, 0.0) as bar:
       return schedule.carry_out(study, groups, steps, workers.Here(study), bar)
   with _executor(study, processes, lock) as executor:
-    files.write_json(study.workdir / HARDWARE, {"parallel": executor.parallel, **executor.hardware})
+    files.write_sealed(study.workdir / HARDWARE, {"parallel": executor.parallel, **executor.hardware})
     seconds = _tell_plan(study, groups, found, executor.hardware, executor.parallel)
     with Progress(found, done, seconds, executor.parallel) as bar:
       return schedule.carry_out(study, groups, steps, executor, bar)
@@ -209,13 +209,12 @@ def _results(
   model = load_config_and_tokenizer(config.model.path)
   answers, targets, training = {}, {}, []
   for (task_name, seed, method), run in chosen.items():
-    lines = (workdir / run.folder / "eval" / "test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = evaluations.read_predictions(workdir / run.folder / "eval" / "test")
     for name, target in plan.task_of(config, task_name).targets.items():
       targets[(task_name, name)] = target
       answers[(task_name, name, method, seed)] = details.answers_of(rows, name, target)
     if METHODS[method].trains:
-      lines = protocol.read_steps(workdir / run.folder)
+      lines = curve.read(workdir / run.folder)
       training.append(
         {
           "task": task_name,
@@ -302,7 +301,7 @@ def _row_counts(config, chosen: Mapping[Key, Run]) -> dict[str, dict[str, int]]:
 
 def _environment(config, workdir, chosen: Mapping[Key, Run], seconds: float) -> dict[str, Any]:
   """What may differ between two equal studies: machine, versions, times."""
-  hardware = json.loads((workdir / HARDWARE).read_text(encoding="utf-8"))
+  hardware = files.read_sealed(workdir / HARDWARE, "use another --workdir")
   data = {
     name: {split: items.fingerprint(rows) for split, rows in _splits(config, name, task).items()}
     for name, task in sorted(_tasks(config, chosen).items())
@@ -320,7 +319,7 @@ def _environment(config, workdir, chosen: Mapping[Key, Run], seconds: float) -> 
     "seconds_of_this_command": round(seconds, 1),
     "training_seconds": {
       f"{run.task} {run.method} seed{run.seed}": round(
-        sum(step["tokens"] / step["tokens_per_second"] for step in protocol.read_steps(workdir / run.folder)), 1
+        sum(step["tokens"] / step["tokens_per_second"] for step in curve.read(workdir / run.folder)), 1
       )
       for run in chosen.values()
       if METHODS[run.method].trains

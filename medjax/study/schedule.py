@@ -1,14 +1,14 @@
 """Which job of a study comes when: candidates are trained and compared, one is chosen and tested, others follow."""
 
-import json
 import math
 import pathlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from absl import logging
 
 from medjax.errors import RunError
+from medjax.evaluation import results
 from medjax.evaluation.metrics import higher_is_better
 from medjax.study.jobs import Job, Study
 from medjax.study.plan import Group, Key, Run, rungs, steps_at, task_of
@@ -153,8 +153,7 @@ def _work(study: Study, group: Group, steps: Mapping[Run, int], first: Run | Non
 
 def selection_value(workdir: pathlib.Path, run: Run, until: int, last: bool, task: Task) -> float:
   """Mean of the primary metrics on validation over a task's targets, higher is better."""
-  path = validation_folder(workdir / run.folder, until, last) / "metrics.json"
-  metrics: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+  metrics = results.read_metrics(validation_folder(workdir / run.folder, until, last))
   signed = [
     metrics["targets"][name][target.primary] * (1 if higher_is_better(target.primary) else -1)
     for name, target in task.targets.items()

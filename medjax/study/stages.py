@@ -1,14 +1,15 @@
 """What takes time in a study, how long it is likely to take, and which of it is done."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from medjax import files
 from medjax.data.examples import Row
 from medjax.data.loader import planned_steps
 from medjax.data.rows import task_rows
 from medjax.errors import UserError
+from medjax.evaluation import results
 from medjax.evaluation.priors import content_free_rows
 from medjax.objectives.objective import objective_of
 from medjax.objectives.preference import reads_reference
@@ -167,13 +168,14 @@ def trained(folder: pathlib.Path, until: int) -> bool:
 def failure(folder: pathlib.Path, until: int) -> str:
   """Why a run cannot be trained to a step; empty where nothing is known against it."""
   path = folder / FAILED
-  found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"until": until + 1}
+  remedy = "remove it to try that run again"
+  found = files.read_sealed(path, remedy) if path.exists() else {"until": until + 1}
   return found["why"] if found["until"] <= until else ""
 
 
 def is_tested(group: Group, workdir: pathlib.Path) -> bool:
   """Whether a run of the group has been scored on the test rows."""
-  return any((workdir / run.folder / "eval" / "test" / "metrics.json").exists() for run in group.runs)
+  return any(results.exist(workdir / run.folder / "eval" / "test") for run in group.runs)
 
 
 def is_done(group: Group, run: Run, kind: str, rung: int, until: int, workdir: pathlib.Path, halving: int) -> bool:
@@ -182,7 +184,7 @@ def is_done(group: Group, run: Run, kind: str, rung: int, until: int, workdir: p
   if kind == "train":
     return trained(folder, until) or bool(failure(folder, until))
   last = rung == len(rungs(len(group.runs), halving)) - 1
-  return (validation_folder(folder, until, last) / "metrics.json").exists() or bool(failure(folder, until))
+  return results.exist(validation_folder(folder, until, last)) or bool(failure(folder, until))
 
 
 def done_stages(

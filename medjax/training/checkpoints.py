@@ -247,6 +247,25 @@ def load_identity(path: str) -> dict[str, Any]:
     return identity
 
 
+def load_progress(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:
+  """The step of a run's newest checkpoint and what `save` was told of how far it had come; 0 where it has none.
+
+  Raises:
+    UserError: the checkpoint's `progress` is damaged; its other parts are not looked at.
+  """
+  directory = workdir / DIRECTORY
+  steps = saved_steps(directory)
+  if not steps:
+    return 0, {}
+  folder = directory / str(steps[-1])
+  reason = digests.damage(folder, ("progress",))
+  if reason:
+    raise UserError(f"{folder} is damaged ({reason}); bring the file back from a copy")
+  with _reader(directory) as manager:
+    found = manager.restore(steps[-1], args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+  return steps[-1], found["progress"]
+
+
 def load_params(
   path: str, mesh: Mesh | None = None, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> tuple[Params, dict[str, Any]]:

@@ -111,7 +111,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
       identity["base_weights"] = reference.weights_fingerprint(policy.frozen)
     _refuse_other_run(workdir, saved, identity)
     if processes.is_first():
-      files.write_json(workdir / "config.json", schema.as_dict(config))
+      files.write_sealed(workdir / "config.json", schema.as_dict(config))
     stop.end_here(start, steps)
 
     # ---- Reference ------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ import jinja2
 import yaml
 
 import medjax
+from medjax import files
 from medjax.models.gguf import GgufFile
 from medjax.models.pretrained import Description
-from medjax.training import checkpoints
+from medjax.training import checkpoints, curve
 from medjax.training.policy import LoadedPolicy
 
 _SHOWN = ("loss", "validation/loss", "rewards/accuracy", "rewards/margin", "validation/rewards/accuracy", "grad_norm")
@@ -112,11 +113,9 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 def _training_metrics(checkpoint: str, step: int) -> list[tuple[str, str]]:
   directory, _ = checkpoints.locate(checkpoint)
-  file = directory.parent / "metrics.jsonl"
-  if not file.is_file():
+  if not (directory.parent / curve.FILE).is_file():
     return []
-  lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-  values = next((line for line in lines if line["step"] == step), {})
+  values = next((line for line in curve.read(directory.parent) if line["step"] == step), {})
   return [(key, f"{values[key]:.5g}") for key in _SHOWN if isinstance(values.get(key), float)]
 
 
@@ -125,7 +124,7 @@ def _evaluations(checkpoint: str) -> list[dict[str, Any]]:
   located = checkpoints.locate(pathlib.Path(checkpoint).absolute())
   rows = []
   for file in sorted(located[0].parent.glob("eval/*/metrics.json")):
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = files.read_sealed(file, f"remove {file.parent} and evaluate again")
     if checkpoints.locate(pathlib.Path(found["checkpoint"]).absolute()) != located:
       continue
     for target, metrics in found["targets"].items():

@@ -12,6 +12,7 @@ from test_report import COST, DETAILS, FULL, STUDY, WHERE, comparison, result
 
 from medjax import tasks
 from medjax.errors import UserError
+from medjax.evaluation import results
 from medjax.study import figures, recorded, report, report_html, reports
 from medjax.tasks import triage
 
@@ -378,7 +379,7 @@ def test_examples_are_read_from_the_runs_of_a_study(tmp_path):
     lines = [
       {"id": row.id, "prediction": {"provider": "nurse", "urgency": None}, **more} for row in reversed(rows["triage"])
     ]
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results.write(folder, [json.dumps(line) + "\n" for line in lines], {})
   changed = study(protocol={**PROTOCOL, "chosen": chosen})
   found = recorded.read_examples(tmp_path, changed, {task: tasks.get(task) for task in rows}, rows, 2)
   assert [example["id"] for example in found] == [row.id for row in rows["triage"][:2]]

@@ -75,7 +75,7 @@ def whole(setup):
 
 def numbers(workdir):
   study = json.loads((workdir / "study.json").read_text())
-  del study["environment"]
+  del study["environment"], study["fingerprint"]
   return json.loads(json.dumps(study).replace(str(workdir), "WORKDIR"))
 
 
