@@ -37,6 +37,13 @@ def pytest_configure(config):
       signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_collection_finish():
+  """What the imports made stays: collecting garbage among it is a fifth of the time that tests take."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 100)
+
+
 @pytest.fixture(autouse=True)
 def of_the_process(monkeypatch):
   """A verb that a test runs in its own process leaves the process's compilation cache and loggers as they are.
