@@ -44,7 +44,7 @@ test: $(VENV)/.ready-test $(VENV)/chromium
 
 # The long forms of what the suite does briefly.
 soak: $(VENV)/.ready-test
-	MEDJAX_SOAK=1 $(BIN)/python -m pytest -q -n 0 tests/study/test_run.py tests/test_fuzz.py
+	MEDJAX_SOAK=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 	$(BIN)/python tests/fuzz.py 100000
 	$(BIN)/python tests/training/kill_anywhere.py 20
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
+import soak
 
 from medjax.errors import UserError
 from medjax.evaluation import decode
@@ -67,7 +68,7 @@ def test_greedy_equals_full_forwards(config):
   assert done == [4, 3]
 
 
-@pytest.mark.parametrize("batch_size", [4, 6, 8])
+@pytest.mark.parametrize("batch_size", soak.some([6, 4, 8], 1))
 def test_a_mesh_gives_the_same_answers(batch_size):
   """With 4 and 8 prompts at once each device packs its own, with 6 they do not divide."""
   with jax.default_matmul_precision("highest"):
@@ -76,7 +77,7 @@ def test_a_mesh_gives_the_same_answers(batch_size):
       assert generate(packed.CONFIG, prompts(), 9, batch_size=batch_size) == alone
 
 
-@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}])
+@pytest.mark.parametrize("axes", soak.some([{"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}, {}], 1))
 def test_a_prompt_that_is_there_several_times_is_read_once(axes):
   """Three copies of each, in batches and packed rows that split some of them; 30 + 33 tokens are not 90 + 99."""
   copies = [prompt for prompt in prompts() for _ in range(3)]
@@ -117,7 +118,7 @@ def steps_of(monkeypatch):
   return taken
 
 
-@pytest.mark.parametrize("config", [packed.CONFIG, packed.WINDOW], ids=["full", "window"])
+@pytest.mark.parametrize("config", soak.some([packed.WINDOW, packed.CONFIG], 1))
 def test_slots_are_refilled_before_the_longest_answer_has_ended(config, monkeypatch):
   """Eight slots and sixty answers, most short and some as long as may be; the columns are written several times."""
   draw = np.random.default_rng(0)
@@ -223,7 +224,7 @@ def test_sampled_answers_depend_on_the_seed_alone():
   assert len(set(map(tuple, twins))) > 1, "rows of a batch are drawn independently"
 
 
-@pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}])
+@pytest.mark.parametrize("axes", soak.some([{"data": 2, "fsdp": 2, "tensor": 2, "sequence": 1}, {}], 1))
 def test_what_is_drawn_depends_on_seed_and_name_alone(axes):
   """Not on order, slots, what else is there, or devices."""
   names = [(7 * index, index % 2) for index in range(len(LENGTHS))]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import packed
 import pytest
+import soak
 import tiny
 
 from medjax import config as schema
@@ -40,11 +41,14 @@ PROMPT, LOW, HIGH = 10, len(" low") + 1, len(" high") + 1
 
 @pytest.mark.parametrize(
   ("method", "layout", "tokens", "computed"),
-  [
-    ("sft", "shared_prompt", PROMPT + LOW, PROMPT + LOW - 1),
-    ("dpo", "shared_prompt", 2 * PROMPT + LOW + HIGH, PROMPT + LOW + HIGH - 2),
-    ("dpo", "plain", 2 * PROMPT + LOW + HIGH, 2 * PROMPT + LOW + HIGH - 2),
-  ],
+  soak.some(
+    [
+      ("dpo", "shared_prompt", 2 * PROMPT + LOW + HIGH, PROMPT + LOW + HIGH - 2),
+      ("dpo", "plain", 2 * PROMPT + LOW + HIGH, 2 * PROMPT + LOW + HIGH - 2),
+      ("sft", "shared_prompt", PROMPT + LOW, PROMPT + LOW - 1),
+    ],
+    2,
+  ),
 )
 def test_a_line_of_a_users_own_file(home, eight_devices, capsys, method, layout, tokens, computed):
   file = {"sft": "examples.jsonl", "dpo": "pairs.jsonl"}[method]

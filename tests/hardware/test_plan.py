@@ -10,9 +10,8 @@ from medjax.cli import main, train, verb
 from medjax.config import as_dict, base_config, with_overrides
 from medjax.errors import UserError
 from medjax.hardware import flops, plan, plan_search, topologies
-from medjax.hardware.plan_program import compile_step, work_of
+from medjax.hardware.plan_program import work_of
 from medjax.hardware.program_costs import costs_of
-from medjax.hardware.program_text import parse
 from medjax.models.config import ModelConfig
 from medjax.training import mesh
 
@@ -42,13 +41,36 @@ def run(capsys, *argv: str) -> list[dict]:
   return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  path = tmp_path_factory.mktemp("model")
+  (path / "config.json").write_text(json.dumps(HF))
+  return str(path)
+
+
 @pytest.fixture
-def model(tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps(HF))
-  return str(tmp_path)
+def programs(monkeypatch):
+  """The costs of all programs that are planned meanwhile."""
+  found = []
+
+  def counting(*arguments):
+    found.append(costs_of(*arguments))
+    return found[-1]
+
+  monkeypatch.setattr(plan, "costs_of", counting)
+  return found
 
 
-def test_a_plan_of_sft(model, capsys):
+def reductions(found):
+  """What sums over devices, none of which sums a whole gradient on each of them."""
+  reduced = [one for one in found if one.kind in ("all-reduce", "reduce-scatter", "collective-permute")]
+  for one in reduced:
+    assert one.kind != "all-reduce" or math.prod(one.shape) not in {WIDTH * 1024, WIDTH * FFN, TABLE, TABLE // 2}, one
+    assert one.dtype == "f32", one
+  return reduced
+
+
+def test_a_plan_of_sft(model, capsys, programs):
   (line,) = run(capsys, f"--model={model}", "--method=sft", "--topology=v5litepod-4", "--price=1.2")
   assert (line["topology"], line["chips"], line["batch"], line["sequence"]) == ("v5e:2x2", 4, 4, 1024)
   assert line["fits"] and line["attention"] == "splash"
@@ -70,9 +92,18 @@ def test_a_plan_of_sft(model, capsys):
   assert tokens["low"] * line["step_seconds"]["high"] == pytest.approx(1025)
   assert line["cost_per_million_tokens"]["low"] == pytest.approx(1.2 / 3600 * 1e6 / tokens["high"])
   assert 0 < line["mfu"]["low"] < line["mfu"]["high"] < 1
+  # The head's gradient is reduced a chunk at a time, each chunk once, and goes home with it.
+  found = programs[0].collectives
+  of_head = [
+    one for one in reductions(found) if "PW,PD->WD" in one.source or math.prod(one.shape) in (TABLE, TABLE // 2)
+  ]
+  assert sum(one.bytes for one in of_head) == pytest.approx(4 * TABLE * 3 / 4, rel=0.02)
+  # Kernels: two gathers in bfloat16 and one reduction in float32; the head as they, the embedding not at all.
+  least = (KERNELS + TABLE) * (2 * 2 + 4) * 3 / 4
+  assert 0.9 * least < sum(one.bytes for one in found) < 1.1 * least
 
 
-def test_a_plan_of_dpo_in_microbatches(model, capsys):
+def test_a_plan_of_dpo_in_microbatches(model, capsys, programs):
   argv = f"--model={model}/config.json", "--method=dpo", "--topology=v5e:2x2", "--answer=65", "--batch=12"
   (line,) = run(capsys, *argv)
   assert (line["rows"], line["microbatches"], line["attention"]) == (4, 3, "pallas")
@@ -81,6 +112,7 @@ def test_a_plan_of_dpo_in_microbatches(model, capsys):
   # The loop over microbatches counts three times: with it the program does what the pairs need, and sends so, too.
   assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
   assert 0.9 < line["collective_bytes"]["sent"] / line["collective_bytes"]["least"] < 1.1
+  assert reductions(programs[0].collectives)
 
 
 def test_a_plan_of_adapters(model, capsys):
@@ -107,30 +139,6 @@ def test_unknown_machines_and_models(capsys, model):
     assert main.main(["plan", f"--model={model}", *argv]) == 2
     shown = capsys.readouterr().err
     assert len(shown.splitlines()) == 1 and all(word in shown for word in words), shown
-
-
-def collectives(method: str):
-  """What devices send in a step of the tiny model over four chips."""
-  config = with_overrides(base_config(), {"method": method, "model.dtype": "bfloat16"})
-  devices = mesh.make_mesh(config.mesh.to_dict(), topologies.compile_devices(topologies.parse("v5e:2x2")))
-  compiled = compile_step(config, CONFIG, devices, work_of(config, CONFIG, devices), quick=True)
-  return costs_of(parse(compiled.text), dict(devices.shape)).collectives
-
-
-@pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_no_device_sums_a_whole_gradient(method):
-  found = collectives(method)
-  reduced = [one for one in found if one.kind in ("all-reduce", "reduce-scatter", "collective-permute")]
-  sizes = {WIDTH * 1024, WIDTH * FFN, TABLE, TABLE // 2}
-  for one in reduced:
-    assert one.kind != "all-reduce" or math.prod(one.shape) not in sizes, one
-    assert one.dtype == "f32", one
-  # The head's gradient is reduced a chunk at a time, each chunk once, and goes home with it.
-  of_head = [one for one in reduced if "PW,PD->WD" in one.source or math.prod(one.shape) in (TABLE, TABLE // 2)]
-  assert sum(one.bytes for one in of_head) == pytest.approx(4 * TABLE * 3 / 4, rel=0.02)
-  # Kernels: two gathers in bfloat16 and one reduction in float32; the head as they, the embedding not at all.
-  least = (KERNELS + TABLE) * (2 * 2 + 4) * 3 / 4
-  assert 0.9 * least < sum(one.bytes for one in found) < 1.1 * least
 
 
 def test_a_search_keeps_what_is_fast_and_fits(monkeypatch):

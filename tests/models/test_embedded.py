@@ -1,9 +1,11 @@
 """The embedded model equals the same file as transformers reads it with torch."""
 
+import functools
 import importlib.util
 import pathlib
 import re
 
+import gguf
 import jax
 import numpy as np
 import pytest
@@ -39,6 +41,15 @@ def clinical_lines(count: int) -> list[str]:
 
   pattern = re.compile(r"<([^<>]*[,|][^<>]*)>")
   return [pattern.sub(fill, TEMPLATES[i % len(TEMPLATES)]) for i in range(count)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+  """transformers reads the file's header and makes the table of names anew for each use of them."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+    patch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+    yield
 
 
 @pytest.fixture(scope="module")

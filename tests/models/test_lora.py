@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
+import soak
 
 from medjax.errors import UserError
 from medjax.models import lora as adapters
@@ -135,7 +136,9 @@ def alone(kind: str, method: str):
   return step_of(policy(dataclasses.replace(LORA, dropout=0.3), kind), Objective(method, lora_base=method == "dpo"))
 
 
-@pytest.mark.parametrize(("name", "kind", "method"), [("sequence", "int8", "sft"), ("fsdp_tensor", "nf4", "dpo")])
+@pytest.mark.parametrize(
+  ("name", "kind", "method"), soak.some([("sequence", "int8", "sft"), ("fsdp_tensor", "nf4", "dpo")], 1)
+)
 def test_eight_devices_equal_one(name, kind, method):
   """With dropout, whose draws do not depend on the mesh."""
   wanted_state, wanted = alone(kind, method)

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import soak
 import tiny
 
 from medjax import config as schema
@@ -172,9 +173,10 @@ def test_a_public_set_in_its_published_form_is_read_trained_on_and_evaluated(nam
   assert any(task.completion(row.labels) == answer for row in rows)
   later = {*task.after, *task.label_columns}
   assert later and all(not later & set(row.fields) for row in rows)
-  assert np.isfinite(train(config, tmp_path / "run").metrics["loss"])
-  metrics = evaluate(config, str(tmp_path / "run"), "validation", tmp_path / "eval")
-  assert metrics["n"] and metrics["task"] == name
+  if name in soak.some([*SETS], 2):
+    assert np.isfinite(train(config, tmp_path / "run").metrics["loss"])
+    metrics = evaluate(config, str(tmp_path / "run"), "validation", tmp_path / "eval")
+    assert metrics["n"] and metrics["task"] == name
 
 
 def test_medqa_as_the_hub_has_it(tmp_path):

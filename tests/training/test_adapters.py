@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import peft as reference_peft
 import pytest
+import soak
 import tiny
 import torch
 import transformers
@@ -55,9 +56,18 @@ def test_a_checkpoint_holds_adapters_alone(home, sft, tmp_path):
   assert seen[0]["loss"] == pytest.approx(first, abs=1e-6), "both start from the base model"
 
 
-def test_an_interruption_leaves_no_trace(home, tmp_path, monkeypatch):
-  settings = lora(home, train__steps=6, lora__dropout=0.3, lora__quantize="nf4")
-  train(tmp_path / "whole", settings)
+@pytest.fixture(scope="module")
+def quantized(home, tmp_path_factory):
+  """The settings and folder of a finished run of adapters with dropout on a base in nf4."""
+  path = tmp_path_factory.mktemp("adapters") / "quantized"
+  settings = lora(home, train__steps=6, lora__dropout=0.3, lora__quantize="nf4", seed=2**40 + 3)
+  train(path, settings)
+  return settings, path
+
+
+def test_an_interruption_leaves_no_trace(quantized, tmp_path, monkeypatch):
+  """With a seed beyond 32 bits."""
+  settings, whole = quantized
 
   class Crash(Exception):
     pass
@@ -73,8 +83,8 @@ def test_an_interruption_leaves_no_trace(home, tmp_path, monkeypatch):
     patch.setattr(Telemetry, "write", writing)
     train(tmp_path / "broken", settings | {"checkpoint.every": 2})
   train(tmp_path / "broken", settings)
-  assert curve(tmp_path / "broken") == curve(tmp_path / "whole")
-  ended = [checkpoints.load_params(str(tmp_path / name))[0] for name in ("whole", "broken")]
+  assert curve(tmp_path / "broken") == curve(whole)
+  ended = [checkpoints.load_params(str(path))[0] for path in (whole, tmp_path / "broken")]
   assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, ended), strict=True))
 
 
@@ -86,7 +96,7 @@ def test_dropout_changes_the_curve_and_not_what_is_evaluated(home, sft, tmp_path
   np.testing.assert_array_equal(model.logp(PROMPTS, ANSWERS), model.logp(PROMPTS, ANSWERS))
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4"])
+@pytest.mark.parametrize("quantize", soak.some(["none", "nf4"], 1))
 def test_three_ways_to_the_same_reference(home, tmp_path, quantize):
   """Computed ahead, live from a copy of the adapters, and the base below the adapters: one curve."""
   found = {}
@@ -174,12 +184,12 @@ def test_training_goes_on_from_an_adapter_of_peft(home, sft, tmp_path):
   assert lines(tmp_path / "merged")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_a_quantized_base_is_what_is_evaluated_and_exported(home, tmp_path):
-  train(tmp_path / "run", lora(home, train__steps=8, lora__quantize="nf4"))
-  policy = load_policy(str(tmp_path / "run"))
+def test_a_quantized_base_is_what_is_evaluated_and_exported(quantized, tmp_path):
+  _, run = quantized
+  policy = load_policy(str(run))
   assert policy.quantized == "nf4" and policy.frozen["blocks"]["mlp"]["up"]["codes"].dtype == np.uint8
-  wanted = medjax.load(str(tmp_path / "run")).logp(PROMPTS, ANSWERS)
-  export(str(tmp_path / "run"), tmp_path / "merged")
+  wanted = medjax.load(str(run)).logp(PROMPTS, ANSWERS)
+  export(str(run), tmp_path / "merged")
   np.testing.assert_allclose(medjax.load(str(tmp_path / "merged")).logp(PROMPTS, ANSWERS), wanted, rtol=0, atol=1e-4)
   assert "which were frozen in nf4" in (tmp_path / "merged" / "README.md").read_text()
 
@@ -239,8 +249,3 @@ def test_an_adapter_below_adapters_is_not_lost(home, sft, tmp_path):
   np.testing.assert_allclose(
     *(medjax.load(str(tmp_path / name)).logp(PROMPTS, ANSWERS) for name in ("run", "merged")), rtol=0, atol=1e-4
   )
-
-
-def test_a_seed_beyond_32_bits(home, tmp_path):
-  train(tmp_path / "run", lora(home, train__steps=2, lora__dropout=0.1, seed=2**40 + 3))
-  assert len(lines(tmp_path / "run")) == 2

@@ -13,6 +13,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import soak
 from jax.sharding import PartitionSpec as P
 
 from medjax.data.packing import RowShape
@@ -159,7 +160,9 @@ def check(found, sizes, passes: int):
   check_activations(found, sizes)
 
 
-@pytest.mark.parametrize(("name", "method"), [*((name, "sft") for name in MESHES), (list(MESHES)[-1], "dpo")])
+@pytest.mark.parametrize(
+  ("name", "method"), soak.some([("fsdp_tensor", "dpo"), *((name, "sft") for name in reversed(MESHES))], 3)
+)
 def test_what_devices_send(name, method, tmp_path):
   found = partitioned(lowered(method, MESHES[name]), tmp_path)
   check(found, MESHES[name], passes={"sft": 2, "dpo": 3}[method])

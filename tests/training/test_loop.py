@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soak
 import tiny
 from runs import curve, lines, overrides, train
 
@@ -60,7 +61,7 @@ def test_a_run_and_what_it_writes(home, tmp_path):
   assert times() == before
 
 
-@pytest.mark.parametrize(("method", "reference_from"), [("sft", "precomputed"), ("dpo", "live")])
+@pytest.mark.parametrize(("method", "reference_from"), soak.some([("dpo", "live"), ("sft", "precomputed")], 1))
 def test_a_crash_leaves_no_trace_in_the_curve(home, tmp_path, monkeypatch, method, reference_from):
   settings = overrides(home, method, train__steps=7, preference__reference=reference_from)
   train(tmp_path / "whole", settings)
@@ -96,7 +97,9 @@ def test_sigterm_saves_and_stops(home, tmp_path, monkeypatch):
   assert curve(tmp_path / "run") == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("place", "message"), [("reference", "before step 1 of 4"), ("validation", "at step 2 of 4")])
+@pytest.mark.parametrize(
+  ("place", "message"), soak.some([("reference", "before step 1 of 4"), ("validation", "at step 2 of 4")], 1)
+)
 def test_sigterm_outside_of_steps(home, tmp_path, monkeypatch, place, message):
   settings = overrides(home, "dpo", train__steps=4, evaluation__every=2)
   train(tmp_path / "whole", settings)

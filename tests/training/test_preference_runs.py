@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import soak
 from runs import lines, overrides, train
 
 from medjax.errors import RunError
@@ -14,11 +15,14 @@ from medjax.training.recorder import check_first_step
 
 @pytest.mark.parametrize(
   ("loss", "more", "reference"),
-  [
-    ("robust", {"preference__label_smoothing": 0.1}, "precomputed"),
-    ("ipo_mean", {}, "live"),
-    ("hinge", {}, "precomputed"),
-  ],
+  soak.some(
+    [
+      ("ipo_mean", {}, "live"),
+      ("robust", {"preference__label_smoothing": 0.1}, "precomputed"),
+      ("hinge", {}, "precomputed"),
+    ],
+    2,
+  ),
 )
 def test_a_run_starts_at_its_reference(home, tmp_path, reference, loss, more):
   """Also with an SFT term beside the loss, at training and at validation."""
@@ -40,7 +44,7 @@ def test_a_run_starts_at_its_reference(home, tmp_path, reference, loss, more):
   assert last["validation/loss"] > 0.5 and 0 <= last["validation/rewards/accuracy"] <= 1
 
 
-@pytest.mark.parametrize("loss", ["simpo", "orpo"])
+@pytest.mark.parametrize("loss", soak.some(["simpo", "orpo"], 1))
 def test_a_run_without_a_reference_computes_none(home, tmp_path, monkeypatch, loss):
   def refuse(*arguments):
     raise AssertionError("a reference pass")
@@ -67,7 +71,7 @@ def judged(home):
   return path
 
 
-@pytest.mark.parametrize("reference", ["precomputed", "live", "lora_base"])
+@pytest.mark.parametrize("reference", soak.some(["precomputed", "live", "lora_base"], 1))
 def test_a_kto_run_on_labelled_rows(home, judged, tmp_path, reference):
   """In one microbatch and in several: the first loss is 1/2, answers of both kinds are told apart, z0 is above 0."""
   curves = []

@@ -80,8 +80,6 @@ def half_way(home, tmp_path_factory):
   ("sizes", "devices"),
   [
     ({"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.sequence": 2}, 8),
-    ({"mesh.fsdp": 1, "mesh.sequence": 8}, 8),
-    ({"mesh.data": 2, "mesh.fsdp": 2}, 4),
     ({}, 1),
   ],
 )

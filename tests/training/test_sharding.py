@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
+import soak
 
 from medjax.errors import UserError
 from medjax.models.decoder import bind, empty_cache
@@ -65,7 +66,7 @@ def alone(method: str):
 
 @pytest.mark.parametrize(
   ("method", "name"),
-  [*(("sft", name) for name in MESHES), ("dpo_precomputed", "sequence"), ("dpo_live", "fsdp_tensor")],
+  soak.some([("dpo_live", "fsdp_tensor"), ("dpo_precomputed", "sequence"), *(("sft", name) for name in MESHES)], 3),
 )
 def test_eight_devices_equal_one(method, name):
   wanted_state, wanted = alone(method)
