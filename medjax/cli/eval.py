@@ -61,8 +61,9 @@ def _run(arguments: Arguments) -> None:
   saved = [workdir / "config.json"] if every else [run_config(values.checkpoint), workdir / "config.json"]
   config = load_config(arguments, saved)
   if not config.task:
+    lost = "" if saved[0].exists() or not saved[0].parent.is_dir() else f" and {saved[0]} is not there"
     raise UserError(
-      "config.task is empty; name the task to evaluate with --config=FILE or --config.task=NAME (`medjax tasks`)"
+      f"config.task is empty{lost}; name the task to evaluate with --config=FILE or --config.task=NAME (`medjax tasks`)"
     )
   split = values.split or config.evaluation.split
   if every:

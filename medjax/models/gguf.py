@@ -116,6 +116,23 @@ class GgufFile:
         f"{self.where}: damaged header: byte {self._at - size} is not UTF-8; download it again"
       ) from error
 
+  def _strings(self, count: int) -> list[str]:
+    """Many short texts, as of a vocabulary: one length and one slice each, and what is wrong is left to `_string`."""
+    data, at, found = self._bytes, self._at, []
+    unpack, most = struct.Struct("<Q").unpack_from, _MOST_TEXT
+    try:
+      for _ in range(count):
+        (size,) = unpack(data, at)
+        end = at + 8 + size
+        if size > most or end > len(data):
+          break
+        found.append(data[at + 8 : end].decode())
+        at = end
+    except (struct.error, UnicodeDecodeError):
+      pass
+    self._at = at
+    return found + [self._string() for _ in range(count - len(found))]
+
   def _value(self, kind: int) -> Any:
     if kind == _STRING:
       return self._string()
@@ -126,7 +143,7 @@ class GgufFile:
     kind, count = self._take("I"), self._at_most(_MOST_ENTRIES)
     if kind == _STRING:
       self._need(8 * count)
-      return [self._string() for _ in range(count)]
+      return self._strings(count)
     if kind not in _SCALARS:
       raise UserError(f"{self.where}: damaged header: array of type {kind}; download it again")
     self._need(count * struct.calcsize("<" + _SCALARS[kind]))

@@ -93,6 +93,7 @@ def load_pretrained(
   shardings: Any = None,
   finish: Finish | None = None,
   advance: Callable[[int, int], None] = lambda done, total: None,
+  described: Description | None = None,
 ) -> Pretrained:
   """Loads a decoder's weights, config and tokenizer.
 
@@ -108,6 +109,7 @@ def load_pretrained(
       tree of ShapeDtypeStruct and gives that tree. Each device receives its own part only.
     finish: what becomes of each parameter, see `streaming.assemble`.
     advance: told how many tensors of how many are read, for progress bars.
+    described: what `load_config_and_tokenizer` gave for the name, where it is known.
 
   Raises:
     UserError: a model that is missing, damaged or not supported, in one line that names the file, tensor or key.
@@ -118,11 +120,11 @@ def load_pretrained(
   if peft.is_adapter(path):
     return load_adapted(path, _base_of(path, name_or_path), dtype, shardings, finish, advance, name_or_path)
   if path.is_dir():
-    description = _describe_directory(path, name_or_path)
+    description = described or _describe_directory(path, name_or_path)
     weights = _directory_weights(path, description.config)
   else:
     file = GgufFile(path)
-    description = _describe_gguf(file, path, name_or_path)
+    description = described or _describe_gguf(file, path, name_or_path)
     slots = gguf_models.gguf_slots(description.config)
     _check(file.where, slots, file.shapes, gguf_models.IGNORED, file.read)
     weights = Weights(file.where, slots, file.read)

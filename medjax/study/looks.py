@@ -105,7 +105,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[IO[str]]:
   try:
     with (
       files.locked(workdir / LOCK, files.this_process(), _PATIENCE_SECONDS),
-      open(workdir / FILE, "a+", encoding="utf-8") as file,
+      open(workdir / FILE, "a+", encoding="utf-8", errors="surrogateescape") as file,
     ):
       yield file
   except BlockingIOError as error:
@@ -119,7 +119,7 @@ def _read(file: IO[str], workdir: pathlib.Path) -> list[tuple[Look, str]]:
   if not text.endswith("\n"):
     whole = text.rpartition("\n")[0]
     text = f"{whole}\n" if whole else ""
-    file.truncate(len(text.encode()))
+    file.truncate(len(text.encode(errors="surrogateescape")))
   found: list[tuple[Look, str]] = []
   for number, line in enumerate(text.splitlines(), start=1):
     try:

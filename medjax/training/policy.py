@@ -84,7 +84,7 @@ def initial_policy(config: Any, described: Description, devices: Mesh) -> Policy
     if isinstance(described, Pretrained):
       placed = mesh.place(described.params, mesh.parameter_shardings(described.params, devices))
       return Policy(None, jax.tree.map(jnp.copy, placed))
-    return Policy(None, _pretrained(config.model.path, "float32", devices).params)
+    return Policy(None, _pretrained(config.model.path, "float32", devices, described=described).params)
   kind, dtype = config.lora.quantize, config.model.dtype
   if start and checkpoints.is_checkpoint(start):
     _check_start(start, config)
@@ -135,14 +135,19 @@ def _placed(params: Params, devices: Mesh | None) -> Params:
 
 
 def _pretrained(
-  name: str, dtype: str, devices: Mesh | None, finish: Finish | None = None, adapter: str = ""
+  name: str,
+  dtype: str,
+  devices: Mesh | None,
+  finish: Finish | None = None,
+  adapter: str = "",
+  described: Description | None = None,
 ) -> Pretrained:
   """`load_pretrained` over a mesh, behind a progress bar; with a PEFT adapter added where one is given."""
   shardings = None if devices is None else lambda p: mesh.parameter_shardings(p, devices)
   with progress(0, "weights") as bar:
     if adapter:
       return load_adapted(pathlib.Path(adapter), name, dtype, shardings, finish, advancing(bar))
-    return load_pretrained(name, dtype, shardings, finish, advancing(bar))
+    return load_pretrained(name, dtype, shardings, finish, advancing(bar), described)
 
 
 def frozen_weights(params: Params, dtype: str, kind: str, devices: Mesh | None) -> Params:
@@ -268,8 +273,9 @@ def load_policy(
     if isinstance(model, Pretrained) and model.source == path:
       check(model.config)
       return LoadedPolicy(None, _placed(model.params, devices), described=model)
-    check(load_config_and_tokenizer(path).config)
-    loaded = _pretrained(path, dtype or "float32", devices)
+    described = load_config_and_tokenizer(path)
+    check(described.config)
+    loaded = _pretrained(path, dtype or "float32", devices, described=described)
     return LoadedPolicy(None, loaded.params, described=loaded)
   identity = checkpoints.load_identity(path)
   settings = identity["config"]

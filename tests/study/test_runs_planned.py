@@ -131,13 +131,13 @@ def test_a_changed_ledger_is_refused_and_a_line_cut_off_by_a_crash_is_dropped(tm
     looks.record(tmp_path, look(method))
   ledger = tmp_path / looks.FILE
   whole = ledger.read_text()
-  ledger.write_text(whole + whole[:40])
+  ledger.write_bytes(whole.encode() + whole[:40].encode() + b"\xff")
   looks.record(tmp_path, look("kto"))
   assert [one.method for one in looks.read(tmp_path)] == ["base", "sft", "dpo", "kto"]
   first, second, third = whole.splitlines(keepends=True)
   changed = json.dumps({**json.loads(second), "checkpoint": "two"}) + "\n"
-  for broken in (first + third, first + changed + third, second + third):
-    ledger.write_text(broken)
+  for broken in (first + third, first + changed + third, second + third, first + "\udcff\n" + third):
+    ledger.write_text(broken, errors="surrogateescape")
     with pytest.raises(UserError, match="line [12] was changed"):
       looks.read(tmp_path)
 
