@@ -5,8 +5,10 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import tempfile
 
 import pytest
 import reaper
@@ -31,6 +33,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 def pytest_configure(config):
   config.reaper = reaper.start()
+  if not hasattr(config, "workerinput"):  # the workers inherit it
+    os.environ["MEDJAX_CACHE"] = tempfile.mkdtemp(prefix="medjax-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["MEDJAX_CACHE"], ignore_errors=True))
   # What a shell runs in the background has SIGINT ignored, under nohup SIGHUP, too; so would what tests start.
   for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:

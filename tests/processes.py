@@ -40,8 +40,8 @@ def run_together(script: pathlib.Path, each: list[list[str]], devices: int = 2, 
 class Forks:
   """Starts processes from one that has imported everything (`training/interrupted.py`), so that they start at once."""
 
-  def __init__(self, parent: subprocess.Popen):
-    self._parent = parent
+  def __init__(self, parent: subprocess.Popen, compiled: pathlib.Path):
+    self._parent, self._compiled = parent, compiled
 
   def run(
     self, words: list[str], *points: str, log: pathlib.Path, more: list[list[str]] | None = None, devices: int = 2
@@ -60,6 +60,7 @@ class Forks:
     """
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     environment = {"XLA_FLAGS": flags, "MEDJAX_CACHE": os.environ["MEDJAX_CACHE"]}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(self._compiled)}  # of all processes that this parent starts
     if len(points) > 1:
       environment |= {"MEDJAX_COORDINATOR": f"localhost:{free_port()}", "MEDJAX_PROCESSES": str(len(points))}
     words_of_each = [[*words, *own] for own in more or [[]] * len(points)]
@@ -72,12 +73,12 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks():
-  """A process to start others from."""
+def forks(compiled: pathlib.Path):
+  """A process to start others from, which keep compiled programs in a folder."""
   command = [sys.executable, str(TESTS / "training" / "interrupted.py")]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
     try:
-      yield Forks(parent)
+      yield Forks(parent, compiled)
     finally:
       parent.stdin.close()  # with which it ends
 

@@ -14,8 +14,8 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def forked():
-  with forks() as found:
+def forked(tmp_path_factory):
+  with forks(tmp_path_factory.mktemp("compiled")) as found:
     yield found
 
 
