@@ -3,8 +3,10 @@
 import ctypes
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -29,6 +31,29 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).st
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # shapes are made to fit where it is meant, never by accident
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+COMPARED = [name for name in ("torch", "peft", "trl") if importlib.util.find_spec(name) is None]
+NEEDS = re.compile(r"^(import|from) (torch|peft|trl|families|gguf_files)\b", re.MULTILINE)
+
+
+def pytest_report_header():
+  return f"left out is what compares with {', '.join(COMPARED)}, not installed here" if COMPARED else None
+
+
+def pytest_ignore_collect(collection_path):
+  return True if COMPARED and collection_path.suffix == ".py" and NEEDS.search(collection_path.read_text()) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call():
+  """A test that comes to compare with what is not installed is left out."""
+  try:
+    return (yield)
+  except ModuleNotFoundError as error:
+    if error.name in COMPARED:
+      pytest.skip(f"needs {error.name}")
+    raise
 
 
 def pytest_configure(config):

@@ -1,5 +1,6 @@
 """A tiny random Llama with a byte-level tokenizer and a chat template, as a Hugging Face directory."""
 
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -44,7 +45,12 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def write_model(path: pathlib.Path, seed: int = 0, **changes) -> pathlib.Path:
-  """Saves the model and its tokenizer in `path`; `changes` go into its transformers.LlamaConfig."""
+  """Saves the model and its tokenizer in `path`; `changes` go into its transformers.LlamaConfig.
+
+  Where torch is not installed numpy draws the weights.
+  """
+  if importlib.util.find_spec("torch") is None:
+    return write_without_torch(path, seed, **changes)
   import torch
 
   torch.manual_seed(seed)
@@ -53,11 +59,12 @@ def write_model(path: pathlib.Path, seed: int = 0, **changes) -> pathlib.Path:
   return path
 
 
-def write_without_torch(path: pathlib.Path) -> pathlib.Path:
+def write_without_torch(path: pathlib.Path, seed: int = 0, **changes) -> pathlib.Path:
   """Saves a model of the same shape, with weights that numpy draws, and the tokenizer."""
-  config = transformers.LlamaConfig(**SETTINGS, architectures=["LlamaForCausalLM"], dtype="float32")
+  about = {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
+  config = transformers.LlamaConfig(**SETTINGS | about | changes)
   config.save_pretrained(path)
-  draw = np.random.default_rng(0)
+  draw = np.random.default_rng(seed)
   weights = {name: _initial(draw, shape, config.initializer_range) for name, shape in _shapes(config)}
   save_file(weights, path / "model.safetensors", {"format": "pt"})
   tokenizer().save_pretrained(path)
