@@ -25,6 +25,7 @@ from medjax.models.lora import LoraConfig
 from medjax.models.pretrained import DTYPES
 from medjax.models.views import Layout
 from medjax.objectives.scoring import score
+from medjax.training import mesh
 from medjax.training.policy import load_policy
 
 
@@ -174,20 +175,22 @@ def _refuse_one_text(prompts: Any) -> None:
     raise UserError("prompts is one text; give a list of texts")
 
 
-def load(name_or_path: str, dtype: str = "float32") -> Model:
+def load(name_or_path: str, dtype: str = "auto") -> Model:
   """Loads a model.
 
   Args:
     name_or_path: a Hugging Face directory, a hub id `hf:org/name[/file.gguf][@revision]`, a `.gguf` file, a PEFT
       adapter's directory, `embedded:smollm2-135m`, or a workdir of `medjax train` (its last checkpoint).
-    dtype: `float32` or `bfloat16`, of weights and computation; weights below adapters stay as they were trained with.
+    dtype: `float32` or `bfloat16`, of weights and computation; `auto` is the former on a CPU, else the latter. Weights
+      below adapters stay as they were trained with.
 
   Raises:
     UserError: the model is missing, damaged or not supported.
   """
-  if dtype not in DTYPES:
-    raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(DTYPES)}")
+  if dtype not in ("auto", *DTYPES):
+    raise UserError(f"dtype = {dtype!r} is not supported; choose auto, {' or '.join(DTYPES)}")
   runtime.search_no_tpu()
+  dtype = mesh.compute_dtype(dtype)
   policy = load_policy(name_or_path, dtype=dtype)
   params = policy.params if policy.lora else jax.tree.map(lambda x: x.astype(dtype), policy.params)
   known = policy.described

@@ -36,7 +36,8 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.model = ml_collections.ConfigDict()
   config.model.path = "embedded:smollm2-135m"  # embedded model, Hugging Face directory, .gguf file or hub id
-  config.model.dtype = "float32"  # of the computation; parameters are trained in float32
+  # Of the computation: auto (float32 on a CPU, else bfloat16) | float32 | bfloat16; parameters are trained in float32.
+  config.model.dtype = "auto"
   config.model.attention = "auto"  # auto | xla | pallas (TPU) | splash (TPU, SFT) | cudnn (NVIDIA)
   # What the backward pass computes again: none | products (what lies between matrix products) | full (each block).
   config.model.remat = "products"

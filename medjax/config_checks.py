@@ -15,7 +15,7 @@ PAIRS = ("task", "given")  # or the path of a file of pairs
 REFERENCE_FREE = ("simpo", "orpo")  # losses that compare with no reference model
 CHOICES = {
   "method": METHODS,
-  "model.dtype": ("float32", "bfloat16"),
+  "model.dtype": ("auto", "float32", "bfloat16"),
   "model.attention": ("auto", "xla", "pallas", "splash", "cudnn"),
   "model.remat": ("none", "products", "full"),
   "lora.quantize": ("none", "int8", "nf4"),

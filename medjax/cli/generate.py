@@ -35,7 +35,13 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "Of the sampling.", lower_bound=0, flag_values=values)
   define_stop(values)
   flags.DEFINE_boolean("chat", False, "Put text prompts through the chat template.", flag_values=values)
-  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.", flag_values=values)
+  flags.DEFINE_enum(
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "Of the computation; auto: float32 on a CPU, else bfloat16.",
+    flag_values=values,
+  )
 
 
 def read_prompts(text: str, where: str) -> list[tuple[Any, Any]]:

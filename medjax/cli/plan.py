@@ -49,9 +49,9 @@ def _config(arguments: Arguments):
   both = sorted(given.keys() & arguments.overrides.keys())
   if both:
     raise UserError(f"{both[0]} is given twice; leave out --config.{both[0]}")
-  if not arguments.config and "model.dtype" not in arguments.overrides:
-    given["model.dtype"] = "bfloat16"  # what accelerators are for; the default of a run is for a laptop
   config = load_config(Arguments(values, arguments.config, {**arguments.overrides, **given}))
+  if config.model.dtype == "auto":
+    config = with_overrides(config, {"model.dtype": "bfloat16"})  # on a TPU
   path = pathlib.Path(config.model.path)
   if path.name == "config.json":  # of a directory, which is what training takes
     config = with_overrides(config, {"model.path": str(path.parent)})

@@ -60,7 +60,7 @@ def answering(config: Any, checkpoint: str, decodes: bool, model: Description | 
     attention = config.model.attention
     if attention == "splash":  # it is for the rows of SFT; here the answers of a row share its prompt
       attention = "pallas"
-    graph = policy.graph(described.config, config.model.dtype, attention)
+    graph = policy.graph(described.config, mesh.compute_dtype(config.model.dtype), attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
     yield Answering(policy, graph, encoder, limits, devices)
@@ -86,7 +86,7 @@ def for_decoding(config: Any, ready: Answering, task: Task, rows: Sequence[Row])
     ready.policy.params,
     described.config,
     described.eos_ids,
-    config.model.dtype,
+    mesh.compute_dtype(config.model.dtype),
     task,
     rows,
     ready.encoder,

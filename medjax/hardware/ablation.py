@@ -83,7 +83,7 @@ def run(config, rung: Rung, steps: int, workload: str) -> dict[str, Any]:
   described, groups = workload_of(config, "dpo", workload)
   with jax.set_mesh(devices):
     policy = policy_of(config, described, devices)
-    graph = policy.graph(described, config.model.dtype, config.model.attention, config.model.remat)
+    graph = policy.graph(described, mesh.compute_dtype(config.model.dtype), config.model.attention, config.model.remat)
     return climb(rung, config, described, graph, policy.params, groups, steps)
 
 

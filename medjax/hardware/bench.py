@@ -80,7 +80,7 @@ def bench(
   """
   if config.train.init_from:
     raise UserError("config.train.init_from is set; bench starts from config.model.path")
-  devices = mesh.make_mesh(config.mesh.to_dict())
+  config, devices = mesh.with_compute_dtype(config), mesh.make_mesh(config.mesh.to_dict())
   described, groups = workload_of(config, method, workload)
   mesh.check_divides(described, devices, config.train.microbatch_rows)
   with jax.set_mesh(devices):

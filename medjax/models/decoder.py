@@ -119,7 +119,7 @@ class Decoder(nnx.Module):
       self.head = Table("kernel", config, rngs=rngs)
 
   def __call__(
-    self, tokens_BT: Int[Array, "B T"], layout: Layout, adapters: Adapters | None = Adapters()
+    self, tokens_BT: Int[Array, "B T"], layout: Layout, adapters: Adapters | None = Adapters(), ahead: int = 0
   ) -> Float[Array, "B T D"]:
     """Hidden states after the final norm, in the compute dtype.
 
@@ -127,8 +127,9 @@ class Decoder(nnx.Module):
       tokens_BT: token ids.
       layout: what they are.
       adapters: how low-rank adapters are run; None: not at all, which gives the base model.
+      ahead: tokens that each sequence has behind those that are here: 1 where its last one is predicted only.
     """
-    extents_BT = sequence_extents(layout.positions, layout.segments) if needs_extents(self.config) else None
+    extents_BT = sequence_extents(layout.positions, layout.segments) + ahead if needs_extents(self.config) else None
     views = self._views(layout, layout, jnp.int32(0), extents_BT)
     return self._run(tokens_BT, views, lambda layer, carry, k, v: (k, v, carry), (), adapters)[0]
 

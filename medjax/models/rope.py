@@ -47,7 +47,11 @@ def needs_extents(config: ModelConfig) -> bool:
 
 
 def sequence_extents(positions_BT: Int[Array, "B T"], segments_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
-  """How long the packed sequence is that each token is in, from its last position (of the longest branch)."""
+  """How long the packed sequence is that each token is in, from its last position.
+
+  That of the longest branch counts for all: the keys of a prompt have one set of frequencies, whichever answer looks
+  at them, as in transformers all rows of a batch have.
+  """
   B, T = positions_BT.shape
   rows_B1 = jnp.arange(B)[:, None]
   longest_BG = jnp.zeros((B, T + 1), jnp.int32).at[rows_B1, segments_BT].max(positions_BT + 1)

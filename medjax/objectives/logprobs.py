@@ -64,7 +64,7 @@ def policy_logps(
 ) -> tuple[Float[Array, "B S"], Float[Array, "B N"]]:
   """Log-probabilities of a packed batch under the model: of each scored token, and summed over each sequence."""
   decoder, layout = bind(graph, params), Layout(batch.positions, batch.segments, batch.branches)
-  hidden_BTD = decoder(batch.tokens, layout, adapters)
+  hidden_BTD = decoder(batch.tokens, layout, adapters, ahead=1)
   softcap = decoder.config.logit_softcap
   logps_BS = token_logps(hidden_BTD, head_matrix(params), batch.source_index, batch.target_token, softcap=softcap)
   return logps_BS, sequence_logps(logps_BS, batch)

@@ -23,6 +23,7 @@ from medjax.models.pretrained import Description, load_config_and_tokenizer, loa
 from medjax.study import few_shot, looks
 from medjax.study.plan import Key, Options, Run, run_config, task_of
 from medjax.study.stages import FAILED, trained, validation_folder
+from medjax.training import mesh
 from medjax.training.loop import train
 from medjax.training.reference import weights_fingerprint
 
@@ -195,7 +196,7 @@ def hardware(study: Study) -> dict[str, Any]:
   device = jax.devices()[0]
   size = 1024 if device.platform == "cpu" else 4096
   product = jax.jit(lambda x: x @ x)
-  x = jnp.ones((size, size), study.config.model.dtype)
+  x = jnp.ones((size, size), mesh.compute_dtype(study.config.model.dtype))
   product(x).block_until_ready()
   started, count = time.perf_counter(), 0
   while time.perf_counter() - started < 0.1:

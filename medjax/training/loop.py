@@ -22,8 +22,8 @@ from medjax import files, processes, tasks
 from medjax.data import chat, items, packing
 from medjax.data.loader import Plan, StepBatch, planned_steps
 from medjax.errors import Stopped, UserError
+from medjax.models import kernels, peft
 from medjax.models import lora as adapters
-from medjax.models import peft
 from medjax.models.pretrained import Description, load_config_and_tokenizer
 from medjax.objectives import kto, preference
 from medjax.objectives.objective import objective_of
@@ -68,7 +68,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     raise UserError(f"config.method is {config.method!r}; `medjax train` trains sft or dpo")
 
   # ---- Mesh and model -------------------------------------------------------------------------------------------
-  devices = mesh.make_mesh(config.mesh.to_dict())
+  config, devices = mesh.with_compute_dtype(config), mesh.make_mesh(config.mesh.to_dict())
   described = model or load_config_and_tokenizer(config.model.path)
   mesh.check_divides(described.config, devices, config.train.microbatch_rows)
 
@@ -120,6 +120,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     if preference.reads_reference(objective):
       about = {"model": repr(described.config), "lora": repr(policy.lora), "quantized": policy.quantized}
       about |= {"dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
+      about["attention"] = kernels.choose(settings.attention, described.config, settings.dtype, plain_rows)
       pass_over = (config.train.row_length, score_rows, sharding, about)
       with progress(len(groups) + len(validation), "reference") as bar:
 

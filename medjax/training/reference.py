@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from medjax.models.decoder import Params
 from medjax.objectives.scoring import score
 from medjax.runtime import cache_directory
 
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # in the environment, for the compiler
 _DIGEST_BYTES = 32  # of SHA-256, behind the array in its file
 
 
@@ -49,6 +51,7 @@ def _source() -> str:
   """Names the code that makes log-probabilities."""
   home = pathlib.Path(medjax.__file__).parent
   paths = [path for room in ("models", "objectives") for path in sorted((home / room).glob("*.py"))]
+  paths += [home / "arrays.py", home / "data" / "packing.py"]
   return files.fingerprint([[path.name, path.read_text(encoding="utf-8")] for path in paths])
 
 
@@ -59,7 +62,7 @@ def cache_key(params: Params, groups: Sequence[Segments], row_length: int, descr
     params: weights, by their values.
     groups: token ids, which follow from texts, template, tokenizer and limits.
     row_length: decides which groups are computed beside each other.
-    described: model config, compute dtype and tokenizer.
+    described: model config, compute dtype, kernel of attention and tokenizer.
   """
   ids = [[group.prompt, group.completions] for group in groups]
   return files.fingerprint(
@@ -67,7 +70,9 @@ def cache_key(params: Params, groups: Sequence[Segments], row_length: int, descr
       "weights": weights_fingerprint(params),
       "segments": files.fingerprint(ids),
       "row_length": row_length,
-      "backend": jax.default_backend(),
+      "device": jax.devices()[0].device_kind,
+      "precision": str(jax.config.jax_default_matmul_precision),
+      "flags": [os.environ.get(name, "") for name in _FLAGS],
       "jax": jax.__version__,
       "medjax": _source(),
       **described,

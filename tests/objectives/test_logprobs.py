@@ -1,5 +1,6 @@
 """The log-probability primitive against log-softmax and gather; what it never builds; SFT on packed rows."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -11,7 +12,8 @@ import packed
 import pytest
 from hypothesis import given, settings
 
-from medjax.models.config import ModelConfig
+from medjax.data.examples import Segments
+from medjax.models.config import LongRopeScaling, ModelConfig
 from medjax.models.decoder import build, init_params
 from medjax.objectives import logprobs, sft
 from medjax.training import mesh, state
@@ -169,3 +171,16 @@ def test_sft_gradient_raises_scored_tokens_only():
   batch = packed.pack([])._replace(weight=weights_BS)
   gradient_BS = jax.grad(lambda logps_BS: sft.loss(logps_BS, batch)[0].total)(jnp.array([[-1.0, -2.0]]))
   assert gradient_BS.tolist() == [[-1.0, 0.0]]
+
+
+@pytest.mark.parametrize("length", [8, 9, 10])
+def test_a_last_token_that_is_only_predicted_counts_for_frequencies(length):
+  """LongRoPE's change behind `original_max_positions` tokens, which transformers counts with the last one."""
+  long = LongRopeScaling((1.0, 1.1), (1.0, 4.0), original_max_positions=9, attention_factor=1.2)
+  config = dataclasses.replace(packed.CONFIG, rope_scaling=long)
+  graph, params = packed.decoder(config)
+  text = tuple(range(10, 10 + length))
+  row = packed.pack([Segments("r", text[:3], (text[3:],))], rows=1)
+  found_BN = logprobs.policy_logps(graph, params, row)[1]
+  wanted_B = packed.plain_logps(graph, params, *packed.plain_arrays([(text, 3)], 1))
+  np.testing.assert_allclose(found_BN[0, 0], wanted_B[0], rtol=1e-5)

@@ -14,9 +14,11 @@ from runs import curve, lines, overrides, train
 
 import medjax
 from medjax.data.examples import Segments
+from medjax.data.loader import Plan
 from medjax.errors import RunError, Stopped, UserError
 from medjax.models.pretrained import load_pretrained
 from medjax.training import checkpoints, loop, reference
+from medjax.training.recorder import tolerance_in_nats
 from medjax.training.telemetry import Telemetry
 
 
@@ -255,9 +257,11 @@ def test_dpo_starts_at_ln_2_and_reads_its_reference_once(home, tmp_path, cache, 
     train(tmp_path / "three", settings | {"data.train_rows": 15})
 
 
-@pytest.mark.parametrize("shift", [(1.0, 1.0), (1.0, -1.0)])
-def test_a_reference_of_other_weights_is_noticed(home, tmp_path, cache, shift):
-  settings = overrides(home, "dpo")
+@pytest.mark.parametrize(
+  ("dtype", "shift"), [("float32", (0.02, 0.02)), ("float32", (1.0, -1.0)), ("bfloat16", (2.0, -2.0))]
+)
+def test_a_reference_of_other_weights_is_noticed(home, tmp_path, cache, dtype, shift):
+  settings = overrides(home, "dpo", train__steps=1, optimizer__warmup_steps=0, model__dtype=dtype)
   train(tmp_path / "one", settings)
   (path,) = (cache / "reference").glob("*.npy")
   reference._write(path, path.stem, np.load(path) + np.array(shift, np.float32))
@@ -267,8 +271,23 @@ def test_a_reference_of_other_weights_is_noticed(home, tmp_path, cache, shift):
 
 
 def test_bfloat16_passes_the_first_step_check(home, tmp_path):
-  train(tmp_path / "run", overrides(home, "dpo", train__steps=3, model__dtype="bfloat16"))
-  assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(np.log(2), abs=0.02)
+  """A batch of one pair, too, whose own noise nothing averages out."""
+  for size in (8, 1):
+    settings = overrides(home, "dpo", train__steps=2, model__dtype="bfloat16", train__batch_size=size)
+    train(tmp_path / f"run{size}", settings)
+    assert lines(tmp_path / f"run{size}")[0]["loss"] == pytest.approx(np.log(2), abs=0.02)
+
+
+def test_the_tolerance_of_the_first_step_follows_from_tokens_and_pairs():
+  def tolerance(tokens, pairs, dtype):
+    groups = [Segments(f"{at}", (1, 2), ((3,) * tokens, (4,) * tokens)) for at in range(pairs)]
+    plan = Plan(groups, 1, 0, pairs, 2 * tokens + 8, 0, 1)
+    return tolerance_in_nats(dtype, next(iter(plan.iterate(0))))
+
+  assert tolerance(100, 1, "bfloat16") == pytest.approx(0.6 * 10)
+  assert tolerance(100, 4, "bfloat16") == pytest.approx(0.6 * 5)
+  assert tolerance(4, 100, "bfloat16") == 0.5, "what all answers share"
+  assert tolerance(100, 1, "float32") == 0.01
 
 
 def test_cache_key_names_what_the_reference_depends_on(home):

@@ -113,17 +113,17 @@ def first(loss, chosen=0.0, nll=3.0):
 
 def test_first_step_check_knows_each_loss():
   ipo = Objective("dpo", "ipo_sum", 0.1, sft_weight=0.5)
-  check_first_step(first(25.0 + 1.5), ipo, "float32")
-  check_first_step(first(25.1 + 1.5), ipo, "float32")  # a margin of 0.01 nats moves this loss by 0.1
+  check_first_step(first(25.0 + 1.5), ipo, 0.01)
+  check_first_step(first(25.1 + 1.5), ipo, 0.01)  # a margin of 0.01 nats moves this loss by 0.1
   with pytest.raises(RunError, match="the loss is 26.0000.*has loss 25.0000"):
-    check_first_step(first(26.0 + 1.5), ipo, "float32")
+    check_first_step(first(26.0 + 1.5), ipo, 0.01)
   with pytest.raises(RunError, match="rewards reach 0.0100"):
-    check_first_step(first(25.0 + 1.5, chosen=0.01), ipo, "float32")
-  check_first_step(first(1.0), Objective("dpo", "hinge", 0.1), "float32")
+    check_first_step(first(25.0 + 1.5, chosen=0.01), ipo, 0.01)
+  check_first_step(first(1.0), Objective("dpo", "hinge", 0.1), 0.01)
   with pytest.raises(RunError, match="has loss 1.0000"):
-    check_first_step(first(0.9), Objective("dpo", "hinge", 0.1), "float32")
-  check_first_step(first(0.5004), Objective("dpo", "kto", 0.1), "float32")  # log-ratio and z0 are both off by 0.01 nats
+    check_first_step(first(0.9), Objective("dpo", "hinge", 0.1), 0.01)
+  check_first_step(first(0.5004), Objective("dpo", "kto", 0.1), 0.01)  # log-ratio and z0 are both off by 0.01 nats
   with pytest.raises(RunError, match="has loss 0.5000"):
-    check_first_step(first(0.501), Objective("dpo", "kto", 0.1), "float32")
+    check_first_step(first(0.501), Objective("dpo", "kto", 0.1), 0.01)
   for name in ("simpo", "orpo"):
-    check_first_step(first(7.0, chosen=-3.0), Objective("dpo", name), "float32")
+    check_first_step(first(7.0, chosen=-3.0), Objective("dpo", name), 0.01)

@@ -1,9 +1,14 @@
 """The cache of reference log-probabilities: used again for the same work, never for another."""
 
+import os
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import medjax
 from medjax.data.examples import Segments
 from medjax.training import reference
 
@@ -39,6 +44,36 @@ def test_the_key_changes_with_the_code_and_with_jax(monkeypatch):
   assert key() != before
   monkeypatch.undo()
   monkeypatch.setattr(reference.jax, "__version__", "0.0.1")
+  assert key() != before
+
+
+@pytest.mark.parametrize("name", ["XLA_FLAGS", "LIBTPU_INIT_ARGS"])
+def test_the_key_changes_with_the_flags_of_the_compiler(monkeypatch, name):
+  before = key()
+  monkeypatch.setenv(name, f"{os.environ.get(name, '')} --xla_allow_excess_precision=false")
+  assert key() != before
+
+
+def test_the_key_changes_with_the_device_and_the_precision_of_products(monkeypatch):
+  before = key()
+  with jax.default_matmul_precision("highest"):
+    assert key() != before
+
+  class Other:
+    device_kind = "TPU v5 lite"
+
+  monkeypatch.setattr(reference.jax, "devices", lambda: [Other()])
+  assert key() != before
+
+
+@pytest.mark.parametrize("path", ["data/packing.py", "arrays.py", "models/attention.py", "objectives/scoring.py"])
+def test_the_key_changes_with_each_file_that_makes_the_numbers(monkeypatch, path):
+  read_text, changed = pathlib.Path.read_text, pathlib.Path(medjax.__file__).parent / path
+  monkeypatch.setattr(reference, "_source", reference._source.__wrapped__)
+  before = key()
+  monkeypatch.setattr(
+    pathlib.Path, "read_text", lambda self, **how: read_text(self, **how) + ("\n" if self == changed else "")
+  )
   assert key() != before
 
 
