@@ -35,11 +35,11 @@ OWN_LINES = re.compile(r"(attention: xla \(|train: 4 rows: 0 prompts cut|\s*$)")
 
 def stderr_and_stdout(program, *words, without_torch=False, path=None):
   """Runs a program in a process of its own; with `without_torch` as where torch is not installed."""
-  hidden = {}
+  hidden = {"XLA_FLAGS": ""}  # programs of the embedded model take longer to run without optimizations than to compile
   if without_torch:
     (path / "site").mkdir()
     (path / "site" / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
-    hidden = {"PYTHONPATH": os.pathsep.join([str(path / "site"), os.environ.get("PYTHONPATH", "")])}
+    hidden |= {"PYTHONPATH": os.pathsep.join([str(path / "site"), os.environ.get("PYTHONPATH", "")])}
   command = [sys.executable, "-c", program, *words]
   done = subprocess.run(command, capture_output=True, text=True, env=os.environ | hidden, timeout=300)
   assert done.returncode == 0, done.stderr
