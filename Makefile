@@ -13,7 +13,7 @@ LOCKS := $(wildcard requirements/*.txt)
 .PHONY: help setup test soak lint format demo lock sbom same-installs clean
 help:
 	@echo "make test               install into $(VENV) and run the test suite"
-	@echo "make soak               what takes minutes: many kills, 100,000 damaged inputs"
+	@echo "make soak               the suite's long form, many kills, 100,000 damaged inputs"
 	@echo "make lint | format      check or repair style"
 	@echo "make demo               base, SFT and DPO on five tasks with the embedded model; report in $(WORKDIR)"
 	@echo "  TASK=triage             one task only"

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -65,6 +66,15 @@ def pytest_configure(config):
   for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
       signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+  """MEDJAX_SHUFFLE=SEED: files in another order, and the tests in each of them; fixtures of a file are made once."""
+  if seed := os.environ.get("MEDJAX_SHUFFLE"):
+    draw = random.Random(seed)
+    files = sorted({item.path for item in items})
+    place = dict(zip(files, draw.sample(range(len(files)), len(files)), strict=True))
+    items.sort(key=lambda item: (place[item.path], draw.random()))
 
 
 def pytest_collection_finish():
