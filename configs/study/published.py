@@ -1,7 +1,7 @@
 """The grid of the published study that medjax generalises, on all five kinds of task: base, SFT, DPO from SFT.
 
   medjax study --config=configs/study/published.py --halving=3 --workdir=runs/published \
-    --config.model.path=meta-llama/Meta-Llama-3-8B-Instruct --config.model.dtype=bfloat16 --plan
+    --config.model.path=hf:meta-llama/Meta-Llama-3-8B-Instruct --config.model.dtype=bfloat16 --plan
   medjax study --config=configs/study/published.py:quick --halving=3 --parallel=0 --workdir=runs/published-quick
 
 The authors' model cards name Adam with a cosine schedule, 100 warm-up steps, a total batch of 4, learning rates of

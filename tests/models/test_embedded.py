@@ -79,38 +79,42 @@ def test_digits_are_split_before_words():
   assert pieces == [["a", "  ", "1", "2"], ["x", "\n\n", "1", ".", "5", " mg"]]
 
 
+QUESTION = "What is the capital of France?"
+
+
 @pytest.fixture(scope="module")
-def ours():
+def expected(gguf_path):
+  """What transformers computes, whose model is gone before ours is loaded: (tokens, their logits, ids of an answer)."""
+  tokenizer = load_config_and_tokenizer("embedded:smollm2-135m").tokenizer
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    gguf_path.parent, gguf_file=gguf_path.name, dtype=torch.float32
+  ).eval()
+  lines = clinical_lines(40)
+  texts = ["\n".join(lines[i::4]) for i in range(4)]
+  tokens = np.asarray([tokenizer(text)["input_ids"][:50] for text in texts], np.int32)
+  inputs = tokenizer.apply_chat_template(
+    [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+  )
+  with torch.no_grad():
+    logits = model(torch.from_numpy(tokens).long()).logits.numpy().reshape(200, -1)
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=24, eos_token_id=2, pad_token_id=2)
+  return tokens, logits, ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.fixture(scope="module")
+def ours(expected):
   return medjax.load("embedded:smollm2-135m")
 
 
-@pytest.fixture(scope="module")
-def theirs(gguf_path):
-  model = transformers.AutoModelForCausalLM.from_pretrained(
-    gguf_path.parent, gguf_file=gguf_path.name, dtype=torch.float32
-  )
-  return model.eval()
-
-
-def test_logits_equal_transformers(ours, theirs):
-  lines = clinical_lines(40)
-  texts = ["\n".join(lines[i::4]) for i in range(4)]
-  tokens = np.asarray([ours.tokenizer(text)["input_ids"][:50] for text in texts], np.int32)
+def test_logits_equal_transformers(expected, ours):
+  tokens, wanted, _ = expected
   with jax.default_matmul_precision("highest"):
     got = np.asarray(ours.logits(tokens, np.ones_like(tokens))).reshape(200, -1)
-  with torch.no_grad():
-    expected = theirs(torch.from_numpy(tokens).long()).logits.numpy().reshape(200, -1)
-  assert np.abs(got - expected).max() < 1e-2
-  assert np.mean(got.argmax(1) == expected.argmax(1)) >= 0.99
+  assert np.abs(got - wanted).max() < 1e-2
+  assert np.mean(got.argmax(1) == wanted.argmax(1)) >= 0.99
 
 
-def test_a_greedy_answer_equals_transformers(ours, theirs):
-  question = "What is the capital of France?"
-  (answer,) = ours.generate([question], 24, chat=True)
+def test_a_greedy_answer_equals_transformers(expected, ours):
+  (answer,) = ours.generate([QUESTION], 24, chat=True)
   assert "Paris" in answer
-  inputs = ours.tokenizer.apply_chat_template(
-    [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-  )
-  with torch.no_grad():
-    ids = theirs.generate(**inputs, do_sample=False, max_new_tokens=24, eos_token_id=2, pad_token_id=2)
-  assert answer == ours.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+  assert answer == ours.tokenizer.decode(expected[2], skip_special_tokens=True)

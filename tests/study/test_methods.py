@@ -169,7 +169,9 @@ def test_a_study_has_one_label_prior_from_its_start(home):
   again = study_run.study(wanted, home / "batch")
   assert again["results"] == study["results"], "the next command need not name it"
   options = json.loads((home / "batch" / plan.OPTIONS).read_text())
-  (home / "batch" / plan.OPTIONS).write_text(json.dumps({key: options[key] for key in options if key != "prior"}))
+  (home / "batch" / plan.OPTIONS).write_text(
+    json.dumps({key: options[key] for key in options if key not in ("prior", "fingerprint")})
+  )
   with pytest.raises(UserError, match="another study .*prior: None -> 'validation'"):
     study_run.study(wanted, home / "batch")
   with pytest.raises(UserError, match="--prior is read by methods that train nothing"):
@@ -200,6 +202,7 @@ def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   shutil.rmtree(results)
   shutil.rmtree(dpo / "checkpoints")
   shutil.copytree(orpo / "checkpoints", dpo / "checkpoints")
+  shutil.copyfile(orpo / "metrics.jsonl", dpo / "metrics.jsonl")
   with pytest.raises(UserError, match="test rows of sodium were scored for dpo, seed 0, with other weights before"):
     study_run.study(wanted, workdir)
   assert not results.exists()
@@ -218,6 +221,7 @@ def test_a_second_look_needs_the_flag_and_is_listed(all_methods, capsys):
   assert cli.main(flags) == 0, "the same weights as in the study"
   shutil.rmtree(workdir / FOLDER.format(0, "kto", 0) / "checkpoints")
   shutil.copytree(orpo / "checkpoints", workdir / FOLDER.format(0, "kto", 0) / "checkpoints")
+  shutil.copyfile(orpo / "metrics.jsonl", workdir / FOLDER.format(0, "kto", 0) / "metrics.jsonl")
   assert cli.main(flags) == 2
   assert "scored for kto, seed 0, with other weights before" in capsys.readouterr().err
   assert cli.main([*flags, "--allow_second_look"]) == 0
