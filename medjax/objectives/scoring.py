@@ -1,5 +1,6 @@
 """Log-probabilities of many groups under fixed weights: the reference pass and label scoring are both this."""
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from medjax.models.sharding import constrain, place
 from medjax.objectives.logprobs import policy_logps
 
 _CHUNK = 512  # groups packed together
+_IN_FLIGHT = 2  # batches that devices may have before the first of them is fetched: they never wait for the host
 
 
 @functools.partial(jax.jit, static_argnames="graph")
@@ -50,19 +52,27 @@ def score(
   assignments = [assign_rows(chunk, row_length, rows) for chunk in chunks]
   shapes = [shape_of(chunk, assignment) for chunk, assignment in zip(chunks, assignments, strict=True)]
   shape = functools.reduce(RowShape.union, shapes, RowShape(0, 0, 0))
-  scores: list[np.ndarray] = []
-  for chunk, assignment in zip(chunks, assignments, strict=True):
-    found = [np.zeros(len(group.completions), np.float32) for group in chunk]
+  scores = [np.zeros(len(group.completions), np.float32) for group in groups]
+  under_way: collections.deque = collections.deque()
+
+  def fetch() -> None:
+    logp_BN, first, held = under_way.popleft()
+    logp_BN = np.asarray(jax.device_get(logp_BN))
+    for b, members in enumerate(held):
+      at = 0
+      for member in members:
+        of_group = scores[first + member]
+        of_group[:] = logp_BN[b, at : at + len(of_group)]
+        at += len(of_group)
+    advance(sum(map(len, held)))
+
+  for number, (chunk, assignment) in enumerate(zip(chunks, assignments, strict=True)):
     for start in range(0, len(assignment), rows):
       held = assignment[start : start + rows]
       batch = fill_rows(chunk, range(len(chunk)), held, shape, rows)
-      logp_BN = np.asarray(jax.device_get(_logp_BN(graph, params, place(batch, sharding))))
-      for b, members in enumerate(held):
-        at = 0
-        for member in members:
-          size = len(chunk[member].completions)
-          found[member][:] = logp_BN[b, at : at + size]
-          at += size
-      advance(sum(map(len, held)))
-    scores += found
+      under_way.append((_logp_BN(graph, params, place(batch, sharding)), number * _CHUNK, held))
+      if len(under_way) > _IN_FLIGHT:
+        fetch()
+  while under_way:
+    fetch()
   return scores

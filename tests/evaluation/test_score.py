@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import packed
 import pytest
 import tiny
 from sklearn.metrics import f1_score
@@ -19,6 +20,7 @@ from medjax.evaluation.evaluate import evaluate, predict
 from medjax.evaluation.score import predict_rows
 from medjax.models.decoder import build
 from medjax.models.pretrained import load_pretrained
+from medjax.objectives import scoring
 from medjax.objectives.scoring import score
 from medjax.tasks.task import Target, Task
 from medjax.training.loop import train
@@ -213,3 +215,15 @@ def test_graph_is_shared_between_loads(home):
   config = load_pretrained(str(home / "model")).config
   assert build(config, "float32") == build(config, "float32")
   assert hash(build(config, "float32")) == hash(build(config, "float32"))
+
+
+def test_batches_are_under_way_before_the_first_is_fetched(monkeypatch):
+  graph, params = packed.decoder()
+  wanted = score(graph, params, packed.random_groups(16, 2), 40, 16)
+  events, told, run, fetch = [], [], scoring._logp_BN, jax.device_get
+  monkeypatch.setattr(scoring, "_logp_BN", lambda *arguments: (events.append("run"), run(*arguments))[1])
+  monkeypatch.setattr(scoring.jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
+  found = score(graph, params, packed.random_groups(16, 2), 40, 1, None, told.append)
+  assert events[:4] == ["run", "run", "run", "fetch"] and events[-3:] == ["fetch"] * 3
+  assert events.count("run") == events.count("fetch") == len(told) and sum(told) == 16
+  np.testing.assert_allclose(np.stack(found), np.stack(wanted), atol=1e-5)

@@ -27,7 +27,7 @@ import conftest  # noqa: E402, F401  (for its compiler flags, which save most of
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 
 SECONDS = 300
-REMEDY = re.compile(r"bring|back from a copy|remove|move|use another|name another|run |give |train |put |delete|set ")
+REMEDY = re.compile(r"bring|copy|remove|move|use another|name another|name the|run |give |train |put |delete|set ")
 
 
 def child(words: list[str], log: pathlib.Path, after: Callable[[], None] = lambda: None) -> int:
