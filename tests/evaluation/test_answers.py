@@ -82,6 +82,7 @@ def jsonl(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@tiny.drawn_by_torch
 def test_evaluation_by_generation(model, tmp_path):
   metrics = evaluate(config_of(model), str(model), "test", tmp_path)
   assert metrics == json.loads((tmp_path / "metrics.json").read_text())
@@ -111,6 +112,7 @@ def test_evaluation_by_generation(model, tmp_path):
     assert gist[name] == pytest.approx(np.mean([line["scores"]["gist"][name] for line in lines]))
 
 
+@tiny.drawn_by_torch
 def test_answers_are_cut_at_stop_strings_before_they_are_read(model, tmp_path):
   evaluate(config_of(model), str(model), "test", tmp_path / "free")
   free = [line["text"] for line in jsonl(tmp_path / "free" / "predictions.jsonl")]

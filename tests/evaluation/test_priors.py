@@ -212,6 +212,7 @@ def test_the_temperature_by_hand():
   assert calibrate.tempered(np.array([[0.5, 0.5, 0.0]]), 0.1).tolist() == [[0.5, 0.5, 0.0]]
 
 
+@tiny.drawn_by_torch
 def test_a_temperature_makes_probabilities_believable_and_changes_no_label(home, tmp_path, plain):
   """Behind the prior, without which the best temperature of this model is the highest."""
   before, untempered = evaluated(home, tmp_path / "before", Options(prior="validation"))

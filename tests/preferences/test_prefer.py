@@ -75,6 +75,7 @@ def jsonl(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@tiny.drawn_by_torch
 def test_all_ways_and_training_on_what_they_made(model, tmp_path, capsys, monkeypatch):
   (tmp_path / "judge.py").write_text(
     "import json, sys\nfor line in sys.stdin:\n  q = json.loads(line)\n"

@@ -240,7 +240,7 @@ def test_killed_and_stopped_at_random_moments_and_resumed_gives_the_same_study(s
   process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
   _, told = process.communicate(timeout=600)
   if number % 2 == 0:
-    assert process.returncode == 75 and b"run the same command to go on" in told
+    assert process.returncode == 75 and b"run the same command" in told, told
     assert workers(process) == []
   done = subprocess.run(**command(setup, workdir), **to, text=True)
   assert done.returncode == 0, done.stderr
