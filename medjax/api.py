@@ -188,7 +188,7 @@ def load(name_or_path: str, dtype: str = "auto") -> Model:
     UserError: the model is missing, damaged or not supported.
   """
   if dtype not in ("auto", *DTYPES):
-    raise UserError(f"dtype = {dtype!r} is not supported; choose auto, {' or '.join(DTYPES)}")
+    raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(('auto', *DTYPES))}")
   runtime.search_no_tpu()
   dtype = mesh.compute_dtype(dtype)
   policy = load_policy(name_or_path, dtype=dtype)

@@ -183,5 +183,5 @@ def test_what_cannot_be_read_is_refused(model, call, message):
 
 
 def test_unknown_dtype_is_refused(home):
-  with pytest.raises(UserError, match="dtype = 'float16' is not supported; choose float32 or bfloat16"):
+  with pytest.raises(UserError, match="dtype = 'float16' is not supported; choose auto or float32 or bfloat16"):
     medjax.load(str(home), dtype="float16")

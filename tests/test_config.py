@@ -62,7 +62,7 @@ def test_column_can_be_named_alone():
     ({"model.path": 3}, "config.model.path is 3; it must be text"),
     ({"model.path": ""}, "config.model.path is ''"),
     ({"method": "dop"}, "config.method is 'dop'; it must be one of base, sft, dpo; did you mean dpo?"),
-    ({"model.dtype": "float16"}, "config.model.dtype is 'float16'; it must be one of float32, bfloat16"),
+    ({"model.dtype": "float16"}, "config.model.dtype is 'float16'; it must be one of auto, float32, bfloat16"),
     (
       {"model.attention": "flash"},
       "config.model.attention is 'flash'; it must be one of auto, xla, pallas, splash, cudnn",
