@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from medjax import runtime
 from medjax.arrays import Array, product
+from medjax.config_checks import CHOICES
 from medjax.data.chat import Encoder
 from medjax.data.examples import Message, Segments
 from medjax.errors import UserError
@@ -22,7 +23,6 @@ from medjax.models.config import ModelConfig
 from medjax.models.decoder import Decoder, Params, bind, build, head_matrix
 from medjax.models.layers import soft_capped
 from medjax.models.lora import LoraConfig
-from medjax.models.pretrained import DTYPES
 from medjax.models.views import Layout
 from medjax.objectives.scoring import score
 from medjax.training import mesh
@@ -187,8 +187,8 @@ def load(name_or_path: str, dtype: str = "auto") -> Model:
   Raises:
     UserError: the model is missing, damaged or not supported.
   """
-  if dtype not in ("auto", *DTYPES):
-    raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(('auto', *DTYPES))}")
+  if dtype not in CHOICES["model.dtype"]:
+    raise UserError(f"dtype = {dtype!r} is not supported; choose {' or '.join(CHOICES['model.dtype'])}")
   runtime.search_no_tpu()
   dtype = mesh.compute_dtype(dtype)
   policy = load_policy(name_or_path, dtype=dtype)

@@ -251,11 +251,11 @@ def from_saved(
     UserError: the file cannot be read, or it names a Python file as its task that this command does not name.
   """
   overrides = overrides or {}
+  saved = files.read_sealed(path, "remove its `fingerprint` to use it as it is")
   try:
-    saved = files.read_sealed(path, "remove its `fingerprint` to use it as it is")
     config = with_overrides(from_dict(saved), overrides)
     validate(config)
-  except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+  except (ValueError, TypeError, AttributeError, RecursionError) as error:
     raise UserError(f"{path}: not the config of a run ({error}); bring it back from a copy") from None
   except UserError as error:
     raise UserError(f"{path}: {error}") from None

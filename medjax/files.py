@@ -157,7 +157,7 @@ def write_json(path: str | os.PathLike, value: Any, private: bool = False) -> No
 
 
 def write_sealed(path: str | os.PathLike, value: Mapping[str, Any], private: bool = False) -> dict[str, Any]:
-  """Writes and returns an object with its `fingerprint` as a further key, by which `read_sealed` sees changes."""
+  """Writes a JSON object with its own `fingerprint` as a further key, and returns it; `read_sealed` verifies it."""
   value = json.loads(json.dumps(value))  # as it will be read: tuples are lists
   value[_SEAL] = fingerprint(value)
   write_json(path, value, private)
@@ -165,11 +165,11 @@ def write_sealed(path: str | os.PathLike, value: Mapping[str, Any], private: boo
 
 
 def read_sealed(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
-  """Reads what `write_sealed` wrote. Objects without a fingerprint are taken as they are.
+  """Returns the object that `write_sealed` wrote, without its fingerprint; an object without one is not verified.
 
   Args:
     path: the file.
-    remedy: what to do where it is damaged, but to bring it back from a copy.
+    remedy: for the error message, beside bringing the file back from a copy.
 
   Raises:
     UserError: the file cannot be read, is no JSON object, or was changed.

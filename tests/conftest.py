@@ -34,16 +34,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-COMPARED = [name for name in ("torch", "peft", "trl") if importlib.util.find_spec(name) is None]
+MISSING = [name for name in ("torch", "peft", "trl") if importlib.util.find_spec(name) is None]
 NEEDS = re.compile(r"^(import|from) (torch|peft|trl|families|gguf_files)\b", re.MULTILINE)
 
 
 def pytest_report_header():
-  return f"left out is what compares with {', '.join(COMPARED)}, not installed here" if COMPARED else None
+  return f"left out is what compares with {', '.join(MISSING)}, not installed here" if MISSING else None
 
 
 def pytest_ignore_collect(collection_path):
-  return True if COMPARED and collection_path.suffix == ".py" and NEEDS.search(collection_path.read_text()) else None
+  return True if MISSING and collection_path.suffix == ".py" and NEEDS.search(collection_path.read_text()) else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,7 +52,7 @@ def pytest_pyfunc_call():
   try:
     return (yield)
   except ModuleNotFoundError as error:
-    if error.name in COMPARED:
+    if error.name in MISSING:
       pytest.skip(f"needs {error.name}")
     raise
 

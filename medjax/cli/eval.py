@@ -12,6 +12,7 @@ from medjax import processes
 from medjax.cli.verb import (
   Arguments,
   Verb,
+  check_task,
   define_checkpoint,
   define_corrections,
   define_stop,
@@ -60,11 +61,7 @@ def _run(arguments: Arguments) -> None:
     raise UserError("--checkpoint is needed, or --every for all of --workdir")
   saved = [workdir / "config.json"] if every else [run_config(values.checkpoint), workdir / "config.json"]
   config = load_config(arguments, saved)
-  if not config.task:
-    lost = "" if saved[0].exists() or not saved[0].parent.is_dir() else f" and {saved[0]} is not there"
-    raise UserError(
-      f"config.task is empty{lost}; name the task to evaluate with --config=FILE or --config.task=NAME (`medjax tasks`)"
-    )
+  check_task(config, "to evaluate", saved[0])
   split = values.split or config.evaluation.split
   if every:
     _run_every(config, workdir, split, values, stop)

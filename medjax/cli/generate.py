@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from medjax.cli.verb import Arguments, Verb, define_stop, stop_strings
+from medjax.config_checks import CHOICES
 from medjax.errors import UserError
 
 
@@ -38,7 +39,7 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "dtype",
     "auto",
-    ["auto", "float32", "bfloat16"],
+    CHOICES["model.dtype"],
     "Of the computation; auto: float32 on a CPU, else bfloat16.",
     flag_values=values,
   )

@@ -51,7 +51,7 @@ def _config(arguments: Arguments):
     raise UserError(f"{both[0]} is given twice; leave out --config.{both[0]}")
   config = load_config(Arguments(values, arguments.config, {**arguments.overrides, **given}))
   if config.model.dtype == "auto":
-    config = with_overrides(config, {"model.dtype": "bfloat16"})  # on a TPU
+    config = with_overrides(config, {"model.dtype": "bfloat16"})  # every topology is of accelerators
   path = pathlib.Path(config.model.path)
   if path.name == "config.json":  # of a directory, which is what training takes
     config = with_overrides(config, {"model.path": str(path.parent)})

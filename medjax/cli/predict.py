@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from medjax import processes
-from medjax.cli.verb import Arguments, Verb, define_checkpoint, define_corrections, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, check_task, define_checkpoint, define_corrections, load_config, run_config
 from medjax.errors import UserError
 
 
@@ -18,11 +18,9 @@ def _define(values: flags.FlagValues) -> None:
 
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
-  config = load_config(arguments, [run_config(values.checkpoint)])
-  if not config.task:
-    raise UserError(
-      "config.task is empty; name the task to predict with --config=FILE or --config.task=NAME (`medjax tasks`)"
-    )
+  saved = run_config(values.checkpoint)
+  config = load_config(arguments, [saved])
+  check_task(config, "to predict", saved)
   if not pathlib.Path(values.input).is_file():
     raise UserError(f"--input is {values.input!r}: no such file")
   from medjax.evaluation.evaluate import predict

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from medjax.cli.verb import Arguments, Verb, load_config, run_config
+from medjax.cli.verb import Arguments, Verb, check_task, load_config, run_config
 from medjax.console import visible
 from medjax.errors import UserError
 
@@ -56,11 +56,9 @@ def _define(values: flags.FlagValues) -> None:
 
 def _run(arguments: Arguments) -> None:
   values = arguments.flags
-  config = load_config(arguments, [run_config(values.checkpoint)] if values.checkpoint else [])
-  if not config.task:
-    raise UserError(
-      "config.task is empty; name the task to make pairs for with --config=FILE or --config.task=NAME (`medjax tasks`)"
-    )
+  saved = run_config(values.checkpoint) if values.checkpoint else None
+  config = load_config(arguments, [saved] if saved else [])
+  check_task(config, "to make pairs for", saved)
   if values.top_p <= 0:
     raise UserError("--top_p is 0: it must be more than 0")
   from medjax import config as schema

@@ -242,6 +242,22 @@ def _of_model(path: pathlib.Path) -> bool:
   return isinstance(values, dict) and bool({"model_type", "architectures"} & values.keys())
 
 
+def check_task(config: Any, purpose: str, saved: pathlib.Path | None = None) -> None:
+  """Raises UserError if the config names no task.
+
+  Args:
+    config: of the command.
+    purpose: what the task is for, such as `to evaluate`.
+    saved: the run's own config.json, named in the error if it is missing from its folder.
+  """
+  if config.task:
+    return
+  missing = f" and {saved} is not there" if saved and saved.parent.is_dir() and not saved.exists() else ""
+  raise UserError(
+    f"config.task is empty{missing}; name the task {purpose} with --config=FILE or --config.task=NAME (`medjax tasks`)"
+  )
+
+
 def load_config(arguments: Arguments, saved: Sequence[Any] = ()) -> Any:
   """The config a command line asks for; without `--config` that of the first of `saved` that exists, else defaults.
 

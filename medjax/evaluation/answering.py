@@ -28,6 +28,7 @@ class Answering:
     encoder: texts to token segments.
     limits: how long prompts may be; they are cut, never dropped.
     devices: the mesh.
+    dtype: compute dtype, `float32` or `bfloat16`.
   """
 
   policy: LoadedPolicy
@@ -35,6 +36,7 @@ class Answering:
   encoder: chat.Encoder
   limits: chat.Limits
   devices: jax.sharding.Mesh
+  dtype: str
 
 
 @contextlib.contextmanager
@@ -60,10 +62,11 @@ def answering(config: Any, checkpoint: str, decodes: bool, model: Description | 
     attention = config.model.attention
     if attention == "splash":  # it is for the rows of SFT; here the answers of a row share its prompt
       attention = "pallas"
-    graph = policy.graph(described.config, mesh.compute_dtype(config.model.dtype), attention)
+    dtype = mesh.compute_dtype(config.model.dtype)
+    graph = policy.graph(described.config, dtype, attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
     limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
-    yield Answering(policy, graph, encoder, limits, devices)
+    yield Answering(policy, graph, encoder, limits, devices, dtype)
 
 
 def sample(
@@ -86,7 +89,7 @@ def for_decoding(config: Any, ready: Answering, task: Task, rows: Sequence[Row])
     ready.policy.params,
     described.config,
     described.eos_ids,
-    mesh.compute_dtype(config.model.dtype),
+    ready.dtype,
     task,
     rows,
     ready.encoder,

@@ -97,11 +97,12 @@ def evaluate(
     metrics["together"] = summarize_separate(task, rows, labels, probabilities)
   if not processes.is_first():
     return metrics
-  lines = []
-  for index, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+
+  def line(index: int) -> str:
     more = {"scores": {name: of_rows[index] for name, of_rows in scores.items()}} if scores else {}
-    lines.append(_line(prediction, reference=dict(row.labels), **more))
-  return results.write(out, lines, metrics)
+    return _line(predictions[index], reference=dict(rows[index].labels), **more)
+
+  return results.write(out, map(line, range(len(rows))), metrics)
 
 
 def predict(config, checkpoint: str, source: pathlib.Path, output: pathlib.Path, options: Options = Options()) -> None:

@@ -104,8 +104,7 @@ def evaluate_every(
           look(str(folder), model)
           metrics = evaluate(config, str(folder), split, _folder(out, step, split), model, **how)
           if processes.is_first():
-            written = files.fingerprint(results.read_metrics(_folder(out, step, split)))
-            done = {"asked": asked, "weights": weights, "metrics": written}
+            done = {"asked": asked, "weights": weights, "metrics": metrics["fingerprint"]}
             files.write_json(_folder(out, step, split) / ASKED, done)
           _add(table, out, step, _values(metrics, primary), tell)
       elif not watch or processes.of_first(bool(steps) and _is_last(directory / str(steps[-1]))):

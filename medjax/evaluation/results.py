@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: predictions.jsonl, and metrics.json, by which both are checked."""
+"""The files of an evaluation: predictions.jsonl and metrics.json, which holds digests of both."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ PREDICTIONS = "predictions.jsonl"
 
 
 def write(folder: pathlib.Path, lines: Iterable[str], metrics: Mapping[str, Any]) -> dict[str, Any]:
-  """Writes the lines of the predictions, and then the metrics with their digest; returns what metrics.json holds."""
+  """Writes predictions.jsonl, then metrics.json with the digest of the former; returns the content of metrics.json."""
   path = folder / PREDICTIONS
   with files.write_aside(path, private=True) as file:
     file.writelines(lines)
@@ -21,17 +21,17 @@ def write(folder: pathlib.Path, lines: Iterable[str], metrics: Mapping[str, Any]
 
 
 def exist(folder: pathlib.Path) -> bool:
-  """Whether an evaluation has come to its end there."""
+  """Whether the folder holds a finished evaluation; metrics.json is written last."""
   return (folder / METRICS).exists()
 
 
 def read_metrics(folder: pathlib.Path) -> dict[str, Any]:
-  """What metrics.json holds; UserError where it is not as it was written."""
+  """Returns the content of metrics.json; UserError if it is missing or was changed."""
   return files.read_sealed(folder / METRICS, _remedy(folder))
 
 
 def read_predictions(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of predictions.jsonl; UserError where they are not as they were written."""
+  """Returns the lines of predictions.jsonl; UserError if one of both files is missing or was changed."""
   path, known = folder / PREDICTIONS, read_metrics(folder).get("predictions_sha256")
   try:
     if known is not None and known != files.digest(path):

@@ -127,7 +127,7 @@ class Decoder(nnx.Module):
       tokens_BT: token ids.
       layout: what they are.
       adapters: how low-rank adapters are run; None: not at all, which gives the base model.
-      ahead: tokens that each sequence has behind those that are here: 1 where its last one is predicted only.
+      ahead: tokens of each sequence that are not inputs: 1 if its last token is a target only (for LongRoPE).
     """
     extents_BT = sequence_extents(layout.positions, layout.segments) + ahead if needs_extents(self.config) else None
     views = self._views(layout, layout, jnp.int32(0), extents_BT)

@@ -117,7 +117,7 @@ class GgufFile:
       ) from error
 
   def _strings(self, count: int) -> list[str]:
-    """Many short texts, as of a vocabulary: one length and one slice each, and what is wrong is left to `_string`."""
+    """Reads the strings of a vocabulary in one tight loop; `_string` reads, and refuses, from the first bad one on."""
     data, at, found = self._bytes, self._at, []
     unpack, most = struct.Struct("<Q").unpack_from, _MOST_TEXT
     try:

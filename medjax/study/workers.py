@@ -196,7 +196,8 @@ class Pool:
         killed += 1
     if killed:
       raise Stopped(
-        f"stopped; {killed} of {len(busy)} trainings go on from their checkpoints of before: run the same command"
+        f"stopped; {killed} of {len(busy)} trainings go on from their checkpoints of before: run the same command "
+        "to go on"
       )
     raise Stopped("stopped; trainings that were under way are saved: run the same command to go on")
 

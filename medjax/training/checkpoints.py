@@ -248,10 +248,10 @@ def load_identity(path: str) -> dict[str, Any]:
 
 
 def load_progress(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:
-  """The step of a run's newest checkpoint and what `save` was told of how far it had come; 0 where it has none.
+  """Returns the step and the `progress` item of a run's newest checkpoint; (0, {}) without a checkpoint.
 
   Raises:
-    UserError: the checkpoint's `progress` is damaged; its other parts are not looked at.
+    UserError: the item is damaged; the checkpoint's other items are not read.
   """
   directory = workdir / DIRECTORY
   steps = saved_steps(directory)
@@ -261,9 +261,14 @@ def load_progress(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:
   reason = digests.damage(folder, ("progress",))
   if reason:
     raise UserError(f"{folder} is damaged ({reason}); bring the file back from a copy")
-  with _reader(directory) as manager:
-    found = manager.restore(steps[-1], args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-  return steps[-1], found["progress"]
+  return steps[-1], _progress_of(folder, (folder / digests.NAME).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _progress_of(folder: pathlib.Path, written_ns: int) -> dict[str, Any]:
+  """A study reads the curve of each of its runs several times; a checkpoint that has its name never changes."""
+  with _reader(folder.parent) as manager:
+    return manager.restore(int(folder.name), args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
 
 
 def load_params(

@@ -1,9 +1,8 @@
-"""The curve of a run: the lines of its metrics.jsonl, as its checkpoint knows them."""
+"""The training curve of a run: metrics.jsonl, verified by the digest that the run's newest checkpoint holds."""
 
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 from medjax.errors import UserError
@@ -12,12 +11,8 @@ from medjax.training import checkpoints
 FILE = "metrics.jsonl"
 
 
-def _digest_of(lines: Iterable[str]) -> str:
-  return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run's metrics.jsonl; none where the run has none yet.
+  """Returns the lines of a run's metrics.jsonl; an empty list before its first step.
 
   Raises:
     UserError: a line cannot be read, or those up to the last checkpoint are not what it was saved with.
@@ -32,8 +27,8 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     steps = [line["step"] for line in found]
   except (OSError, ValueError, LookupError, TypeError) as error:
     raise UserError(f"{path} cannot be read ({error}); {_remedy(workdir)}") from None
-  known = saved.get("metrics")
-  if known and known != _digest_of(line for line, at in zip(lines, steps, strict=True) if at <= step):
+  saved_lines = "".join(line for line, at in zip(lines, steps, strict=True) if at <= step)
+  if saved.get("metrics") not in ("", None, hashlib.sha256(saved_lines.encode()).hexdigest()):
     raise UserError(f"{path} is not what the checkpoint of step {step} was saved with; {_remedy(workdir)}")
   return found
 

@@ -1,14 +1,12 @@
 """Digests of a checkpoint's files: written with it, compared before it is read."""
 
 import concurrent.futures
-import functools
-import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Callable, Collection
 
-from medjax.files import sync
+from medjax.files import digest, sync
 
 NAME = "digests.json"
 _SMALL = 2**20  # bytes; smaller files are read whatever is asked for
@@ -22,7 +20,7 @@ def write(folder: pathlib.Path) -> None:
   """
   paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    found = pool.map(functools.partial(_digest, synced=True), paths)
+    found = pool.map(_synced_digest, paths)
     files = {str(p.relative_to(folder)): [p.stat().st_size, d] for p, d in zip(paths, found, strict=True)}
   with open(folder / NAME, "w", encoding="utf-8") as file:
     json.dump({"sha256": files}, file, indent=1)
@@ -32,11 +30,9 @@ def write(folder: pathlib.Path) -> None:
     sync(directory)
 
 
-def _digest(path: pathlib.Path, synced: bool = False) -> str:
-  with open(path, "rb") as file:
-    found = hashlib.file_digest(file, "sha256").hexdigest()
-    if synced:
-      os.fsync(file.fileno())
+def _synced_digest(path: pathlib.Path) -> str:
+  found = digest(path)
+  sync(path)
   return found
 
 
@@ -63,7 +59,7 @@ def damage(
     listed = json.loads((folder / NAME).read_text(encoding="utf-8"))["sha256"]
     if any(pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts for name in listed):
       return f"{NAME} names files of other folders"
-    files = {folder / name: (int(size), str(digest)) for name, (size, digest) in listed.items()}
+    files = {folder / name: (int(size), str(known)) for name, (size, known) in listed.items()}
   except FileNotFoundError:
     return f"{NAME} is missing"
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -82,7 +78,7 @@ def damage(
   done, total = 0, sum(files[path][0] for path in to_read)
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     try:
-      for path, found in zip(to_read, pool.map(_digest, to_read), strict=True):
+      for path, found in zip(to_read, pool.map(digest, to_read), strict=True):
         if found != files[path][1]:
           return f"{path.relative_to(folder)} is not what was written"
         done += files[path][0]

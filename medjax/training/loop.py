@@ -119,8 +119,8 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
     live, known, known_validation = None, None, None
     if preference.reads_reference(objective):
       about = {"model": repr(described.config), "lora": repr(policy.lora), "quantized": policy.quantized}
-      about |= {"dtype": config.model.dtype, "tokenizer": encoder.fingerprint}
-      about["attention"] = kernels.choose(settings.attention, described.config, settings.dtype, plain_rows)
+      about |= {"dtype": settings.dtype, "tokenizer": encoder.fingerprint}
+      about |= {"attention": kernels.choose(settings.attention, described.config, settings.dtype, plain_rows)}
       pass_over = (config.train.row_length, score_rows, sharding, about)
       with progress(len(groups) + len(validation), "reference") as bar:
 

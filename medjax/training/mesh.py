@@ -36,18 +36,14 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> Mesh:
 
 
 def compute_dtype(name: str) -> str:
-  """`float32` or `bfloat16`: what `model.dtype` stands for on the devices here.
-
-  `auto` is float32 on a CPU, whose products in bfloat16 are no faster, and bfloat16 on TPUs and GPUs, whose products in
-  float32 are several times slower.
-  """
+  """Returns the compute dtype that `model.dtype` stands for: `auto` is float32 on a CPU, bfloat16 on a TPU or GPU."""
   if name != "auto":
     return name
   return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
 
 
 def with_compute_dtype(config: Any) -> Any:
-  """A run's config with `compute_dtype` in the place of `auto`."""
+  """Returns the run's config with `model.dtype` resolved."""
   return schema.with_overrides(config, {"model.dtype": compute_dtype(config.model.dtype)})
 
 

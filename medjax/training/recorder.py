@@ -15,9 +15,8 @@ from medjax.objectives import preference
 from medjax.objectives.objective import Objective
 from medjax.training.telemetry import Telemetry
 
-# Of rounding, by compute dtype: nats that the log-probabilities of a step's answers may be off by together, and each of
-# its own by the root of a token. On smollm2-135m in bfloat16 answers of 5 to 40 tokens were off by 0.05 to 0.1 (root
-# mean square) and at most 0.25 a root of a token, and the mean of 10 to 24 pairs by 0.15.
+# Bounds on rounding errors in nats, by compute dtype: those that a step's answers share, and those of one answer for
+# each square root of a token. They are several times what tests/training/measure_rounding.py measures.
 _SHARED = {"float32": 0.01, "bfloat16": 0.5}
 _OWN = {"float32": 0.0001, "bfloat16": 0.6}
 
@@ -79,11 +78,11 @@ class Recorder:
 
 
 def tolerance_in_nats(dtype: str, item: StepBatch) -> float:
-  """How far the mean log-probability of a step's answers may be from the reference's where both are one model.
+  """Returns how far rounding may move the mean log-probability of a step's answers from the reference's, in nats.
 
-  The two are computed in rows of other shapes, so they are rounded otherwise. The errors of an answer's n tokens are
-  nearly independent and add up as sqrt(n), and the mean over P pairs has 1 / sqrt(P) of that; what answers share, such
-  as their first tokens, does not average out: max(shared, own * sqrt(n / P)).
+  Policy and reference are the same weights, computed in rows of different shapes. The errors of an answer's n tokens
+  are nearly independent and grow as sqrt(n); a mean over P pairs divides them by sqrt(P). Errors that answers share,
+  such as those of common first tokens, do not average out. The bound is max(shared, own * sqrt(n / P)).
   """
   answers = np.count_nonzero(item.batches.example >= 0)
   tokens = np.count_nonzero(item.batches.weight) / max(answers, 1)
@@ -91,7 +90,7 @@ def tolerance_in_nats(dtype: str, item: StepBatch) -> float:
 
 
 def check_first_step(values: dict[str, float], objective: Objective, nats: float) -> None:
-  """Looks at what the first step shows.
+  """Checks that the first step has a gradient and starts at its reference.
 
   Args:
     values: its metrics.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soak
 
 from medjax.evaluation.decide import as_text, chosen_weights, decide
 from medjax.evaluation.metrics import METRICS
@@ -53,7 +54,8 @@ def test_of_more_labels_validation_is_never_worse_than_the_likeliest():
   target = Target(("a", "b", "c", "d"), decide="thresholds")
   plain = Target(("a", "b", "c", "d"))
   better = 0
-  for _ in range(3):
+  draws = soak.count(5, 10)
+  for _ in range(draws):
     probabilities_NK = distributions(draw, 60, 4) * np.array([4.0, 1.0, 1.0, 0.5])
     probabilities_NK /= probabilities_NK.sum(1, keepdims=True)
     truth = [target.labels[k] for k in distributions(draw, 60, 4).argmax(1)]
@@ -63,7 +65,7 @@ def test_of_more_labels_validation_is_never_worse_than_the_likeliest():
     ]
     assert values[0] >= values[1]
     better += values[0] > values[1]
-  assert better >= 2
+  assert better >= 0.8 * draws
 
 
 def test_costs_choose_the_label_of_least_expected_cost():

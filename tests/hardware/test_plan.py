@@ -61,13 +61,17 @@ def programs(monkeypatch):
   return found
 
 
-def reductions(found):
-  """What sums over devices, none of which sums a whole gradient on each of them."""
+def check_gradients(found, microbatches=1):
+  """No device sums a whole gradient, and the head's is summed a chunk at a time, each chunk once a microbatch."""
   reduced = [one for one in found if one.kind in ("all-reduce", "reduce-scatter", "collective-permute")]
   for one in reduced:
     assert one.kind != "all-reduce" or math.prod(one.shape) not in {WIDTH * 1024, WIDTH * FFN, TABLE, TABLE // 2}, one
     assert one.dtype == "f32", one
-  return reduced
+  of_head = [one for one in reduced if "PW,PD->WD" in one.source or math.prod(one.shape) in (TABLE, TABLE // 2)]
+  assert sum(one.bytes for one in of_head) == pytest.approx(microbatches * 4 * TABLE * 3 / 4, rel=0.02)
+  # Kernels: two gathers in bfloat16 and one reduction in float32; the head as they, the embedding not at all.
+  least = microbatches * (KERNELS + TABLE) * (2 * 2 + 4) * 3 / 4
+  assert 0.9 * least < sum(one.bytes for one in found) < 1.1 * least
 
 
 def test_a_plan_of_sft(model, capsys, programs):
@@ -92,15 +96,7 @@ def test_a_plan_of_sft(model, capsys, programs):
   assert tokens["low"] * line["step_seconds"]["high"] == pytest.approx(1025)
   assert line["cost_per_million_tokens"]["low"] == pytest.approx(1.2 / 3600 * 1e6 / tokens["high"])
   assert 0 < line["mfu"]["low"] < line["mfu"]["high"] < 1
-  # The head's gradient is reduced a chunk at a time, each chunk once, and goes home with it.
-  found = programs[0].collectives
-  of_head = [
-    one for one in reductions(found) if "PW,PD->WD" in one.source or math.prod(one.shape) in (TABLE, TABLE // 2)
-  ]
-  assert sum(one.bytes for one in of_head) == pytest.approx(4 * TABLE * 3 / 4, rel=0.02)
-  # Kernels: two gathers in bfloat16 and one reduction in float32; the head as they, the embedding not at all.
-  least = (KERNELS + TABLE) * (2 * 2 + 4) * 3 / 4
-  assert 0.9 * least < sum(one.bytes for one in found) < 1.1 * least
+  check_gradients(programs[0].collectives)
 
 
 def test_a_plan_of_dpo_in_microbatches(model, capsys, programs):
@@ -112,7 +108,7 @@ def test_a_plan_of_dpo_in_microbatches(model, capsys, programs):
   # The loop over microbatches counts three times: with it the program does what the pairs need, and sends so, too.
   assert 1.0 < 4 * line["flops"] / line["model_flops"] < 1.3
   assert 0.9 < line["collective_bytes"]["sent"] / line["collective_bytes"]["least"] < 1.1
-  assert reductions(programs[0].collectives)
+  check_gradients(programs[0].collectives, microbatches=3)
 
 
 def test_a_plan_of_adapters(model, capsys):

@@ -3,8 +3,8 @@
 Reads lines of JSON: `points` and `words` (of the command line), one for each process that is to run with the others,
 `environment` of all, and `log`, where they add what they say. Starts the processes and prints how they ended. At a
 point one function is replaced by one that ends the process: `reference`, `step`, `save`, `between` and `validation`
-with SIGKILL, `stop` with SIGTERM, which medjax answers, in the second step; a number kills after so many seconds;
-`none` lets it run.
+with SIGKILL, `stop` and `stop_in_reference` with SIGTERM, which medjax answers, in the second step and after the first
+batch of the reference pass; a number kills after so many seconds; `none` lets it run.
 """
 
 import atexit
@@ -30,6 +30,24 @@ def in_reference():
 
   score = reference.score
   reference.score = lambda *arguments: score(*arguments[:-1], die)
+
+
+def stopped_in_reference():
+  """As `in_reference`, with SIGTERM."""
+  from medjax.training import reference
+
+  score = reference.score
+
+  def scoring(*arguments):
+    *others, advance = arguments
+
+    def advancing(count):
+      os.kill(os.getpid(), signal.SIGTERM)
+      advance(count)
+
+    return score(*others, advancing)
+
+  reference.score = scoring
 
 
 def in_step(number, signal_number):
@@ -95,6 +113,7 @@ POINTS = {
   "between": between,
   "validation": in_validation,
   "stop": lambda: in_step(2, signal.SIGTERM),
+  "stop_in_reference": stopped_in_reference,
 }
 
 

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+import soak
 from runs import flags, lines, overrides, train
 
 from medjax import config as schema
@@ -35,18 +36,25 @@ def check_same_run(one, other):
 
 
 def test_two_processes_stop_together_and_end_where_one_ends(home, tmp_path, forked, four_devices):
-  """SIGTERM reaches one of them; kill -9 one; the last attempt is undisturbed."""
+  """SIGTERM reaches one of them; kill -9 one, in a soak then the other; the last attempt is undisturbed."""
   settings = overrides(home, "dpo", checkpoint__every=2, evaluation__every=3)
   run, log = tmp_path / "run", tmp_path / "stderr"
 
   def ended_at(*points):
     return forked.run(["train", f"--workdir={run}", *flags(settings)], *points, log=log, devices=2)
 
+  for _ in range(soak.count(0, 1)):
+    assert ended_at("none", "stop_in_reference") == [75, 75], log.read_text()
+    assert not checkpoints.is_checkpoint(str(run))
   assert ended_at("none", "stop") == [75, 75], log.read_text()
   assert checkpoints.load_identity(str(run))["step"] == 3, "a step after the one in which the signal came"
   left, killed = ended_at("none", "step")
   assert killed == -signal.SIGKILL and left not in (0, 75), "who is left does not wait for ever, nor claims success"
   assert checkpoints.load_identity(str(run))["step"] in (3, 4)
+  for _ in range(soak.count(0, 1)):
+    killed, left = ended_at("save", "none")
+    assert killed == -signal.SIGKILL and left not in (0, 75)
+    assert checkpoints.load_identity(str(run))["step"] in (3, 4)
   assert ended_at("none", "none") == [0, 0], log.read_text()
   assert len(re.findall("stopped at step 3 of 6 with a checkpoint saved", log.read_text())) == 2
   train(tmp_path / "one", settings)

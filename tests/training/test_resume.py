@@ -6,6 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+import soak
 from runs import curve, flags, lines, overrides, train
 
 from medjax.training import checkpoints, loop, mesh
@@ -78,10 +79,15 @@ def half_way(home, tmp_path_factory):
 
 @pytest.mark.parametrize(
   ("sizes", "devices"),
-  [
-    ({"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.sequence": 2}, 8),
-    ({}, 1),
-  ],
+  soak.some(
+    [
+      ({"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.sequence": 2}, 8),
+      ({}, 1),
+      ({"mesh.fsdp": 1, "mesh.sequence": 8}, 8),
+      ({"mesh.data": 2, "mesh.fsdp": 2}, 4),
+    ],
+    2,
+  ),
 )
 def test_another_mesh_goes_on(half_way, tmp_path, monkeypatch, sizes, devices):
   settings, folder, wanted, saved = half_way
