@@ -12,6 +12,7 @@ from medjax.data.drafts import Draft, Part, segments_of
 from medjax.data.examples import Conversation, Example, JudgedAnswer, Message, PreferencePair, Segments
 from medjax.data.template_limits import BYTES, SECONDS, TemplateLimit, limited
 from medjax.errors import UserError
+from medjax.models.config import ModelConfig
 
 Prompt = tuple[Message, ...] | str
 Item = Example | Conversation | PreferencePair | JudgedAnswer | tuple[str, Prompt, Sequence[str]]  # id, prompt, answers
@@ -277,10 +278,12 @@ class Limits:
     max_length: a prompt and its longest completion (the model's context).
     max_prompt: a prompt.
     max_completion: an answer: a completion, or of a conversation each run of scored tokens.
-    row_length: a group as it lies in a packed row: the prompt, and each completion but for its last token.
+    row_length: a group as it lies in a packed row: the prompt (twice where not all share it), and each completion but
+      for its last token.
     too_long: `cut_prompt` cuts prompts on the left behind BOS, and drops groups whose answers leave no room;
       `drop` drops every group that is too long; `error` refuses it.
     bos: the id that a cut prompt keeps in front.
+    turn: see `Segments`.
   """
 
   max_length: int = 0
@@ -289,6 +292,7 @@ class Limits:
   row_length: int = 0
   too_long: str = "cut_prompt"
   bos: int | None = None
+  turn: int | None = None
 
 
 def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
@@ -310,12 +314,17 @@ def cut(segments: Segments, limits: Limits) -> tuple[Segments | None, str]:
   longest = max(map(len, segments.completions), default=0)
   answer = max((len(ids) for ids, scored in segments.runs if scored), default=0)
   beside = sum(len(completion) - 1 for completion in segments.completions)
+  if limits.turn is not None:
+    segments = dataclasses.replace(segments, turn=limits.turn)
   room = [
     limits.max_prompt or None,
     limits.max_length - longest if limits.max_length else None,
     limits.row_length - beside if limits.row_length else None,
   ]
   room = min((tokens for tokens in room if tokens is not None), default=len(segments.prompt))
+  if segments.turn and limits.row_length:  # where it is to be cut anyway, it may come to lie on both sides of the turn
+    copies = len(dataclasses.replace(segments, prompt=segments.prompt[: max(room, 0)]).sharing)
+    room = min(room, (limits.row_length - beside) // copies)
   answers_fit = not limits.max_completion or answer <= limits.max_completion
   if answers_fit and len(segments.prompt) <= room:
     return segments, ""
@@ -366,23 +375,26 @@ def encode_all(items: Iterable[Item], encoder: Encoder, limits: Limits) -> tuple
   return [segments for segments, _ in fitted if segments is not None], report
 
 
-def limits_of(config: Any, context: int, row_length: int = 0) -> Limits:
+def limits_of(config: Any, model: ModelConfig, row_length: int = 0) -> Limits:
   """The limits that a run's config sets.
 
   Args:
     config: a validated run config.
-    context: the model's context length in tokens.
+    model: gives its context length.
     row_length: length of a packed row, 0 where rows are not packed.
 
   Raises:
     UserError: model.max_length is longer than the context.
   """
-  if config.model.max_length > context:
-    raise UserError(f"config.model.max_length is {config.model.max_length}; this model's context is {context} tokens")
+  if config.model.max_length > model.max_positions:
+    raise UserError(
+      f"config.model.max_length is {config.model.max_length}; this model's context is {model.max_positions} tokens"
+    )
   return Limits(
-    config.model.max_length or context,
+    config.model.max_length or model.max_positions,
     config.data.max_prompt,
     config.data.max_completion,
     row_length,
     config.data.too_long,
+    turn=model.turn,
   )

@@ -130,6 +130,8 @@ class Segments:
     desirable: that of a judged answer, the first completion; it says nothing of other groups.
     weights: how much each token of each completion counts, 0 for one that is not scored; None where all count 1, as
       they must where answers are compared (pairs, judged answers, labels).
+    turn: None, or how many tokens a text may have before the model reads all of it with other rotary frequencies
+      (LongRoPE): completions on either side of it do not share their prompt.
   """
 
   id: str
@@ -137,10 +139,20 @@ class Segments:
   completions: tuple[tuple[int, ...], ...]
   desirable: bool = True
   weights: tuple[tuple[float, ...], ...] | None = None
+  turn: int | None = None
 
   def __post_init__(self):
     if self.weights is not None and list(map(len, self.weights)) != list(map(len, self.completions)):
       raise ValueError(f"group {self.id}: a token of its completions has no weight, or a weight no token")
+
+  @property
+  def sharing(self) -> list[tuple[int, ...]]:
+    """Completions, by index, that share a copy of the prompt: all, or the short ones and the long ones."""
+    whole = tuple(range(len(self.completions)))
+    if self.turn is None:
+      return [whole]
+    is_long = [len(self.prompt) + len(completion) > self.turn for completion in self.completions]
+    return [tuple(i for i in whole if is_long[i] == side) for side in dict.fromkeys(is_long)]
 
   @property
   def runs(self) -> list[tuple[tuple[int, ...], bool]]:

@@ -6,7 +6,7 @@ The layout of a row is in docs/architecture.md: `[prompt | branch 1 | branch 2 |
 import dataclasses
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,18 +73,24 @@ def row_tokens(group: Segments, shared: bool = True) -> int:
 
   Args:
     group: a prompt and its completions.
-    shared: whether completions share the prompt; else each has its own, which is the plain layout.
+    shared: whether completions share the prompt as far as the group says; else each has its own, which is the plain
+      layout.
   """
-  prompts = 1 if shared else len(group.completions)
+  prompts = len(group.sharing) if shared else len(group.completions)
   return prompts * len(group.prompt) + sum(len(completion) - 1 for completion in group.completions)
 
 
-def _apart(group: Segments) -> list[Segments]:
-  weights = [None] * len(group.completions) if group.weights is None else [(own,) for own in group.weights]
-  return [
-    dataclasses.replace(group, completions=(completion,), weights=own)
-    for completion, own in zip(group.completions, weights, strict=True)
-  ]
+def _segments(
+  groups: Sequence[Segments], members: Sequence[int], shared: bool
+) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+  """(member, number of its first sequence, the completions behind this copy of its prompt) of a row's segments."""
+  first = 0
+  for member in members:
+    group = groups[member]
+    each = [(index,) for index in range(len(group.completions))]
+    for branches in group.sharing if shared else each:
+      yield member, first, branches
+    first += len(group.completions)
 
 
 def scored_tokens(group: Segments) -> int:
@@ -190,31 +196,30 @@ def fill_rows(
   """
   batch = shape.empty(rows)
   for b, members in enumerate(assignment):
-    at = scored = sequence = 0
-    written = [
-      (member, part) for member in members for part in ([groups[member]] if shared else _apart(groups[member]))
-    ]
-    for segment, (member, group) in enumerate(written, start=1):
+    at = scored = 0
+    for segment, (member, first_sequence, branches) in enumerate(_segments(groups, members, shared), start=1):
+      group = groups[member]
       P = len(group.prompt)
       parts = [(0, 0, group.prompt)]
       last_prompt = at + P - 1
       start = at + P
-      for branch, completion in enumerate(group.completions, start=1):
+      for branch, index in enumerate(branches, start=1):
+        completion, own = group.completions[index], first_sequence + index
         inputs = completion[:-1]
         parts.append((branch, P, inputs))
         sources, targets, weights = [last_prompt, *range(start, start + len(inputs))], completion, 1.0
         if group.weights is not None:
-          own = group.weights[branch - 1]
-          kept = np.flatnonzero(own)  # what counts nothing takes no slot
-          sources, targets, weights = (np.asarray(of_token)[kept] for of_token in (sources, targets, own))
+          of_tokens = group.weights[index]
+          kept = np.flatnonzero(of_tokens)  # what counts nothing takes no slot
+          sources, targets, weights = (np.asarray(x)[kept] for x in (sources, targets, of_tokens))
         end = scored + len(targets)
         batch.source_index[b, scored:end] = sources
         batch.target_token[b, scored:end] = targets
-        batch.sequence_id[b, scored:end] = sequence
+        batch.sequence_id[b, scored:end] = own
         batch.weight[b, scored:end] = weights
-        batch.example[b, sequence] = indices[member]
-        batch.desirable[b, sequence] = group.desirable
-        scored, sequence, start = end, sequence + 1, start + len(inputs)
+        batch.example[b, own] = indices[member]
+        batch.desirable[b, own] = group.desirable
+        scored, start = end, start + len(inputs)
       for branch, first, tokens in parts:
         end = at + len(tokens)
         batch.tokens[b, at:end] = tokens

@@ -65,7 +65,7 @@ def answering(config: Any, checkpoint: str, decodes: bool, model: Description | 
     dtype = mesh.compute_dtype(config.model.dtype)
     graph = policy.graph(described.config, dtype, attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
-    limits = dataclasses.replace(chat.limits_of(config, described.config.max_positions), too_long="cut_prompt")
+    limits = dataclasses.replace(chat.limits_of(config, described.config), too_long="cut_prompt")
     yield Answering(policy, graph, encoder, limits, devices, dtype)
 
 

@@ -258,7 +258,7 @@ def workload_of(config, method: str, workload: str) -> tuple[ModelConfig, list[S
     found = [(row.id, task.prompt(row), answers) for row in task_rows(config, task)["train"]]
   else:
     found = items.training_items(config, task)["train"]
-  limits = chat.limits_of(config, described.max_positions, config.train.row_length)
+  limits = chat.limits_of(config, described, config.train.row_length)
   groups = chat.encode_all(found, chat.Encoder(loaded.tokenizer, described.vocab_size), limits)[0]
   return described, groups
 

@@ -23,7 +23,7 @@ def visible_pairs(group: Segments, window: int | None = None) -> int:
   """
   most = window or float("inf")
   start = len(group.prompt)
-  positions = [*range(start)]
+  positions = [*range(start)] * len(group.sharing)
   for completion in group.completions:
     positions += range(start, start + len(completion) - 1)
   return int(sum(min(position + 1, most) for position in positions))

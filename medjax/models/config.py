@@ -130,6 +130,12 @@ class ModelConfig:
     return self.rope_theta, self.rope_scaling
 
   @property
+  def turn(self) -> int | None:
+    """Tokens that a text may have before all of it has other rotary frequencies (LongRoPE); None without such."""
+    scalings = (self.rotary(kind)[1] for kind in self.layer_kinds)
+    return min((x.original_max_positions for x in scalings if isinstance(x, LongRopeScaling)), default=None)
+
+  @property
   def rotated(self) -> int:
     """How many of a head's columns are rotated."""
     return self.rotary_width or self.head_width

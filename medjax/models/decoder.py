@@ -13,7 +13,7 @@ from medjax.models.attention import Attention
 from medjax.models.config import SLIDING, ModelConfig
 from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal
 from medjax.models.lora import Adapters, LoraConfig, Params
-from medjax.models.rope import needs_extents, rope_tables, sequence_extents
+from medjax.models.rope import rope_tables, sequence_extents
 from medjax.models.sharding import constrain, look_up
 from medjax.models.views import NO_WINDOW, Layout, View, view
 
@@ -129,7 +129,7 @@ class Decoder(nnx.Module):
       adapters: how low-rank adapters are run; None: not at all, which gives the base model.
       ahead: tokens of each sequence that are not inputs: 1 if its last token is a target only (for LongRoPE).
     """
-    extents_BT = sequence_extents(layout.positions, layout.segments) + ahead if needs_extents(self.config) else None
+    extents_BT = None if self.config.turn is None else sequence_extents(layout.positions, layout.segments) + ahead
     views = self._views(layout, layout, jnp.int32(0), extents_BT)
     return self._run(tokens_BT, views, lambda layer, carry, k, v: (k, v, carry), (), adapters)[0]
 

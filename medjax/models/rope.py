@@ -26,7 +26,7 @@ def rope_tables(
 
   Args:
     positions_BT: places in the sequence, from 0.
-    extents_BT: how long the sequence is that each token is in; None where `needs_extents` is false.
+    extents_BT: how long the sequence is that each token is in; None where `config.turn` is.
     config: the decoder's; R is half of `config.rotated`.
     kind: of the layer; `nope` gives the rotation by 0.
   """
@@ -41,16 +41,10 @@ def rope_tables(
   return jnp.cos(angles_BT1R) * factor, jnp.sin(angles_BT1R) * factor
 
 
-def needs_extents(config: ModelConfig) -> bool:
-  """Whether frequencies depend on the length of the sequence."""
-  return any(isinstance(config.rotary(kind)[1], LongRopeScaling) for kind in config.layer_kinds)
-
-
 def sequence_extents(positions_BT: Int[Array, "B T"], segments_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
-  """How long the packed sequence is that each token is in, from its last position.
+  """How many tokens up to the last position of its segment's longest branch stand there, for each token.
 
-  That of the longest branch counts for all: the keys of a prompt have one set of frequencies, whichever answer looks
-  at them, as in transformers all rows of a batch have.
+  The keys of a prompt have one set of frequencies, so that its branches are all long or all short (`Segments.sharing`).
   """
   B, T = positions_BT.shape
   rows_B1 = jnp.arange(B)[:, None]

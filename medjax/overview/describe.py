@@ -49,7 +49,7 @@ def describe(config, with_identifiers: bool = False) -> dict[str, Any]:
   items_by_split = items.training_items(config, task, found.splits if task else None)
   described = load_config_and_tokenizer(config.model.path)
   encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
-  limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)
+  limits = chat.limits_of(config, described.config, config.train.row_length)
   seen: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "source": config.data.source or "the task's own rows"}
   seen |= {"task": task.name if task else "", "method": config.method, "model": config.model.path}
   if config.define.get("public"):

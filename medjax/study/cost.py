@@ -83,6 +83,6 @@ def _cost(
 def _groups(config, model: Description) -> dict[str, list[Segments]]:
   """Token ids of what a run trains on and validates with."""
   encoder = chat.Encoder(model.tokenizer, model.config.vocab_size)
-  limits = chat.limits_of(config, model.config.max_positions, config.train.row_length)
+  limits = chat.limits_of(config, model.config, config.train.row_length)
   found = items.training_items(config, tasks.of(config) if config.task else None)
   return {split: chat.encode_all(of_split, encoder, limits)[0] for split, of_split in found.items()}

@@ -276,7 +276,7 @@ def _baselines(config, workdir, chosen: Mapping[Key, Run], model: Description) -
 
 def _rows_read(settings, task: Task, rows: list[Row], model: Description) -> list[Row]:
   """The train rows that an SFT run came to, without those that it dropped as too long."""
-  limits = chat.limits_of(settings, model.config.max_positions, settings.train.row_length)
+  limits = chat.limits_of(settings, model.config, settings.train.row_length)
   encoder = chat.Encoder(model.tokenizer, model.config.vocab_size)
   rows = windowed(rows, task)
   groups, _ = chat.encode_all([task.example(row) for row in rows], encoder, limits)

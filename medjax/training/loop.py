@@ -76,7 +76,7 @@ def train(config, workdir: pathlib.Path, model: Description | None = None, until
   task = tasks.of(config) if config.task else None
   found = items.training_items(config, task)
   encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
-  limits = chat.limits_of(config, described.config.max_positions, config.train.row_length)
+  limits = chat.limits_of(config, described.config, config.train.row_length)
   groups, lengths = chat.encode_all(found["train"], encoder, limits)
   validation, _ = chat.encode_all(found["validation"], encoder, limits)
   logging.info("train: %s", lengths)

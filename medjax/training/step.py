@@ -80,6 +80,9 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
   beside these is per token of the whole step, whose count is taken ahead; so is the reference point of KTO, for which
   several microbatches are computed once more, without gradients.
 
+  Several microbatches add to one set of gradients in place: the backward pass adds a layer's gradient to those of the
+  microbatches before it, so that no second set exists.
+
   Args:
     graph: the decoder.
     objective: what is minimised.
@@ -108,15 +111,30 @@ def gradients(graph: nnx.GraphDef, objective: Objective, params, frozen, referen
 
     point = kto.reference_point(add_microbatches(drift, batches, used))
 
-  def of_one(batch: Batch, index):
+  def differentiated(batch: Batch, index):
+    """The backward pass of a microbatch, its loss and metrics."""
+
     def total(params):
       of_step = tokens_per_pair, point
       loss, metrics = loss_sums(graph, objective, whole(params), started, batch, drops.fold(index), *of_step)
       return loss.total, (loss, metrics)
 
-    return jax.grad(total, has_aux=True)(params)
+    _, backward, sums = jax.vjp(total, params, has_aux=True)
+    return backward, sums
 
-  grads, (loss, metrics) = add_microbatches(of_one, batches, used)
+  if batches.tokens.shape[0] == 1:
+    backward, (loss, metrics) = differentiated(jax.tree.map(lambda x: x[0], batches), 0)
+    (grads,) = backward(jnp.ones(()))
+  else:
+    refs = jax.tree.map(lambda x: jax.new_ref(jnp.zeros(x.shape, x.dtype)), params)
+
+    def add(batch: Batch, index):
+      backward, sums = differentiated(batch, index)
+      backward.with_refs(refs)(jnp.ones(()))  # a layer's gradient is added where it is made
+      return sums
+
+    loss, metrics = add_microbatches(add, batches, used)
+    grads = jax.tree.map(jax.freeze, refs)
   grads = jax.tree.map(lambda g: g / loss.divisor, grads)
   return grads, loss.mean, {key: value.mean for key, value in metrics.items()}
 

@@ -7,6 +7,7 @@ import transformers
 
 from medjax.data import chat
 from medjax.data.examples import Conversation, Example, PreferencePair, Segments
+from medjax.data.packing import row_tokens
 from medjax.errors import UserError
 from medjax.models.pretrained import load_config_and_tokenizer
 
@@ -253,6 +254,22 @@ def test_cut_shortens_prompts_behind_bos_and_never_answers(limits, prompt, what)
     assert kept is None
   else:
     assert kept == dataclasses.replace(GROUP, prompt=prompt)
+
+
+@pytest.mark.parametrize(
+  ("limits", "prompt", "copies"),
+  [
+    ({"row_length": 15}, (9, 1, 2, 3, 4, 5), 2),
+    ({"row_length": 14}, (9, 2, 3, 4, 5), 1),
+    ({"row_length": 14, "turn": 7}, (9, 1, 2, 3, 4, 5), 1),
+    ({"row_length": 13, "max_length": 8, "turn": 7}, (9, 2, 3, 4, 5), 2),
+    ({"row_length": 12, "max_length": 8, "turn": 7}, (9, 3, 4, 5), 1),
+  ],
+)
+def test_a_row_has_room_for_a_prompt_on_either_side_of_a_turn(limits, prompt, copies):
+  kept, _ = chat.cut(GROUP, chat.Limits(**{"bos": 9, "turn": 8, **limits}))
+  assert (kept.prompt, len(kept.sharing)) == (prompt, copies)
+  assert row_tokens(kept) <= limits["row_length"]
 
 
 ANSWERS = ((1.0,) * 2 + (0.0,) * 3 + (1.0,) * 3,)

@@ -14,6 +14,7 @@ from medjax.data import packing
 from medjax.data.examples import Segments
 from medjax.errors import UserError
 from medjax.models.decoder import bind
+from medjax.models.rope import sequence_extents
 from medjax.models.views import Layout
 
 
@@ -118,6 +119,26 @@ def test_row_of_two_groups():
   assert batch.sequence_id.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3]]
   assert batch.weight.tolist() == [[1.0] * 8]
   assert batch.example.tolist() == [[10, 10, 11, 11]]
+
+
+def test_short_and_long_completions_have_a_prompt_each_where_frequencies_follow_from_length():
+  group = Segments("a", (7, 8, 9), ((1, 2), (3, 4, 5, 6), (1,)), turn=5)
+  assert group.sharing == [(0, 2), (1,)]
+  assert packing.shape_of([group], [[0]], tile=1).tokens == packing.row_tokens(group) == 10
+  batch = packing.fill_rows([group], [10], [[0]], packing.RowShape(12, 8, 3), 1)
+  assert batch.tokens.tolist() == [[7, 8, 9, 1, 7, 8, 9, 3, 4, 5, 0, 0]]
+  assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 0]]
+  assert batch.segments.tolist() == [[1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 0, 0]]
+  assert batch.branches.tolist() == [[0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 0, 0]]
+  assert batch.target_token.tolist() == [[1, 2, 1, 3, 4, 5, 6, 0]]
+  assert batch.source_index.tolist() == [[2, 3, 2, 6, 7, 8, 9, 0]]
+  assert batch.sequence_id.tolist() == [[0, 0, 2, 1, 1, 1, 1, 0]]
+  assert batch.example.tolist() == [[10, 10, 10]]
+  # By hand: behind the last token here comes one that is predicted only, so that the texts have 5, 4 and 7 tokens.
+  extents_BT = np.asarray(sequence_extents(batch.positions, batch.segments)) + 1
+  assert extents_BT[0, :10].tolist() == [5] * 4 + [7] * 6
+  for turn in (3, 4, 7, None):  # all of them are long, one of them is not, none is, length says nothing
+    assert dataclasses.replace(group, turn=turn).sharing == ([(0, 1), (2,)] if turn == 4 else [(0, 1, 2)])
 
 
 def test_what_counts_nothing_takes_no_slot():

@@ -184,3 +184,17 @@ def test_a_last_token_that_is_only_predicted_counts_for_frequencies(length):
   found_BN = logprobs.policy_logps(graph, params, row)[1]
   wanted_B = packed.plain_logps(graph, params, *packed.plain_arrays([(text, 3)], 1))
   np.testing.assert_allclose(found_BN[0, 0], wanted_B[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("longer", [0, 1])
+def test_a_long_answer_leaves_the_frequencies_of_the_other_one_alone(longer):
+  long = LongRopeScaling((1.0, 1.1), (4.0, 4.0), original_max_positions=9, attention_factor=1.2)
+  config = dataclasses.replace(packed.CONFIG, rope_scaling=long)
+  graph, params = packed.decoder(config)
+  answers = ((20, 21, 22), (30, 31, 32, 33, 34, 35))
+  pair = Segments("r", (10, 11, 12, 13, 14), answers if longer else answers[::-1], turn=config.turn)
+  wanted_B = packed.plain_logps(graph, params, *packed.plain_arrays(packed.separate([pair]), 2))
+  found_BN = logprobs.policy_logps(graph, params, packed.pack([pair], rows=1))[1]
+  np.testing.assert_allclose(found_BN[0, :2], wanted_B, rtol=1e-5)
+  shared_BN = logprobs.policy_logps(graph, params, packed.pack([dataclasses.replace(pair, turn=None)], rows=1))[1]
+  assert abs(shared_BN[0, 1 - longer] - wanted_B[1 - longer]) > 0.01, "a shared prompt would have shown"

@@ -196,7 +196,9 @@ def test_halved_on_validation_and_tested_once(whole):
   tested = sorted(path.parent.parent.parent.name for path in workdir.glob(str(RUNS / "sft/*/eval/test/metrics.json")))
   assert tested == [f"candidate{chosen}"]
   # In the order in which two workers came to them.
-  assert sorted((look.method, look.by) for look in looks.read(workdir)) == [(m, "study") for m in ("base", "dpo", "sft")]
+  assert sorted((look.method, look.by) for look in looks.read(workdir)) == [
+    (m, "study") for m in ("base", "dpo", "sft")
+  ]
   assert (study["protocol"]["test_looks"], study["protocol"]["second_looks"]) == (3, [])
   dpo = json.loads((workdir / RUNS / "dpo/candidate0/config.json").read_text())
   assert dpo["train"]["init_from"].endswith(f"sft/candidate{chosen}")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -278,6 +279,17 @@ def test_bfloat16_passes_the_first_step_check(home, tmp_path):
     assert lines(tmp_path / f"run{size}")[0]["loss"] == pytest.approx(np.log(2), abs=0.02)
 
 
+def test_a_run_does_not_go_on_where_auto_is_another_dtype(home, tmp_path, monkeypatch):
+  settings = overrides(home, train__steps=1, optimizer__warmup_steps=0)
+  train(tmp_path / "run", settings)
+  monkeypatch.setattr(loop.mesh.jax, "devices", lambda: [types.SimpleNamespace(platform="tpu")])
+  assert [loop.mesh.compute_dtype(name) for name in ("auto", "float32")] == ["bfloat16", "float32"]
+  monkeypatch.undo()
+  monkeypatch.setattr(loop.mesh, "compute_dtype", lambda name: "bfloat16")
+  with pytest.raises(UserError, match="config.model.dtype: 'float32' -> 'bfloat16'.*set these back"):
+    train(tmp_path / "run", settings)
+
+
 def test_the_tolerance_of_the_first_step_follows_from_tokens_and_pairs():
   def tolerance(tokens, pairs, dtype):
     groups = [Segments(f"{at}", (1, 2), ((3,) * tokens, (4,) * tokens)) for at in range(pairs)]
@@ -312,6 +324,19 @@ def test_cache_key_names_what_the_reference_depends_on(home):
     *(reference.cache_key(params, [group], 64, about | {name: "other"}) for name in about),
   ]
   assert len({key, *others}) == len(others) + 1
+
+
+def test_a_run_keys_its_reference_by_kernel_and_dtype_as_they_are_resolved(home, tmp_path, monkeypatch):
+  seen = []
+
+  def refuse(params, groups, row_length, described):
+    seen.append(described)
+    raise UserError("seen")
+
+  monkeypatch.setattr(reference, "cache_key", refuse)
+  with pytest.raises(UserError, match="seen"):
+    train(tmp_path / "run", overrides(home, "dpo"))
+  assert (seen[0]["attention"], seen[0]["dtype"]) == ("xla", "float32"), "not `auto`, which differs by device"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(home, tmp_path):

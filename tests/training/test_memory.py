@@ -1,6 +1,7 @@
 """What a compiled train step needs beside its state, and how often a run compiles one."""
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -35,6 +36,23 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(method):
   small, large = (found[V, 2048] - found[V, 1024] for V in (32064, 128256))
   assert large <= 1.02 * small + 2**20
   assert found[128256, 2048] < 128256 * 2048, "a quarter of the logits of one row"
+
+
+def test_microbatches_add_to_one_set_of_gradients():
+  """A step of four microbatches needs hardly more beside its state than one of a single one."""
+  config = ModelConfig(256, 256, 6, 4, 4, 64, 1024, max_positions=4096)
+  params = abstract_params(config)
+  current = state.abstract(params, make_optimizer(1.0, 0.0))
+  step = jitted_step(build(config, "float32"), Objective("sft"), 1.0, 0.0)
+  scalars = np.int32(1), np.float32(1e-3), np.uint32(0)
+
+  def temporary(microbatches: int) -> int:
+    row = RowShape(128, 128, 1).empty(1)
+    batches = jax.tree.map(lambda x: jax.ShapeDtypeStruct((microbatches, *x.shape), x.dtype), row)
+    return step.lower(current, None, None, batches, *scalars).compile().memory_analysis().temp_size_in_bytes
+
+  weights = sum(4 * math.prod(x.shape) for x in jax.tree.leaves(params))
+  assert temporary(4) - temporary(1) < weights / 10
 
 
 def test_a_run_compiles_once_for_each_of_its_few_shapes(home, tmp_path, monkeypatch):

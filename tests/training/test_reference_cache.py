@@ -14,7 +14,7 @@ from medjax.training import reference
 
 PARAMS = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}
 GROUPS = [Segments("p", (1, 2), ((3,), (4, 5))), Segments("q", (1,), ((6,), (7,)))]
-DESCRIBED = {"model": {"width": 8}, "dtype": "float32"}
+DESCRIBED = {"model": {"width": 8}, "dtype": "float32", "attention": "xla"}
 
 
 def key(params=PARAMS, groups=GROUPS, row_length=16, **described):
@@ -32,6 +32,7 @@ def key(params=PARAMS, groups=GROUPS, row_length=16, **described):
     {"groups": [GROUPS[0], Segments("q", (1,), ((6,), (8,)))]},
     {"row_length": 32},
     {"dtype": "bfloat16"},
+    {"attention": "pallas"},
   ],
 )
 def test_the_key_changes_with_all_that_the_numbers_depend_on(changed):
