@@ -94,14 +94,12 @@ def _empty(*, config, dtype, B, T, N) -> Slots:
 
 def _placed(slots: Slots) -> Slots:
   """Slots are split over the devices; what the host looks at is whole in every process."""
-  cache = Cache(
-    constrain(slots.cache.k_LBKEC, "-BK--"),
-    constrain(slots.cache.v_LBKCE, "-BK--"),
-    Layout(*(constrain(x, "B-") for x in slots.cache.layout)),
-    constrain(slots.cache.extents_BX, "B-"),
-  )
-  seen = (constrain(x, "-" * x.ndim) for x in slots[2:])
-  return Slots(cache, constrain(slots.hidden_BD, "B-"), *seen)
+  return jax.tree.map(constrain, slots, _slot_letters(slots))
+
+
+def _slot_letters(slots: Slots) -> Slots:
+  cache = Cache("-BK--", "-BK--", Layout("B-", "B-", "B-"), "B-")
+  return Slots(cache, "B-", *("-" * x.ndim for x in slots[2:]))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "config", "dtype"), donate_argnames="slots")
@@ -200,6 +198,7 @@ def sample(keys_B: Array, logits_BV: Float[Array, "B V"], temperature, top_p) ->
   """
 
   def nucleus(scaled_BV):
+    scaled_BV = constrain(scaled_BV, "N-")  # each device sorts whole rows, and no other device's
     descending_BV = jnp.sort(scaled_BV, axis=-1)[:, ::-1]
     probability_BV = jax.nn.softmax(descending_BV, axis=-1)
     before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
