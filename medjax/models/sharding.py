@@ -78,8 +78,8 @@ def constrain(x: Array, letters: str) -> Array:
   return _constrain(x, letters, _ACTIVATION_AXES)
 
 
-def activation_spec(x: Array, letters: str) -> P:
-  """Where `constrain` puts an activation on the mesh in use."""
+def activation_spec(x: Array | jax.ShapeDtypeStruct, letters: str) -> P:
+  """Where `constrain` puts an activation of this shape on the mesh in use."""
   return _spec(x.shape, letters, _ACTIVATION_AXES, jax.sharding.get_abstract_mesh())
 
 
