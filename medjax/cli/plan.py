@@ -1,4 +1,4 @@
-"""`medjax plan`: whether a train step fits a TPU or GPU machine, and how fast it may be, without the machine."""
+"""`medjax plan`: whether a train step, decoding or scoring fits a TPU or GPU machine, without the machine."""
 
 import json
 import pathlib
@@ -10,6 +10,7 @@ from medjax.errors import UserError
 
 # Flags that stand for keys of the config.
 _KEYS = {"model": "model.path", "method": "method", "batch": "train.batch_size"}
+_INFERENCE = ("decode", "score")
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -19,15 +20,22 @@ def _define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "model", None, "A preset (`medjax models`) or a model; its weights are not read.", flag_values=values
   )
-  flags.DEFINE_enum("method", None, ["sft", "dpo"], "What to train; else config.method.", flag_values=values)
-  flags.DEFINE_integer(
-    "batch",
+  flags.DEFINE_enum(
+    "method",
     None,
-    "Examples or pairs of a step, each filling a row; else the config's, else a row a device.",
+    ["sft", "dpo", *_INFERENCE],
+    "What to train, else config.method; or `decode` answers, or `score` labels.",
     flag_values=values,
   )
   flags.DEFINE_integer(
-    "answer", 0, "Tokens of an answer; 0: all of a row of sft, a quarter of a row of dpo.", flag_values=values
+    "batch",
+    None,
+    "Examples or pairs of a step, each filling a row; else the config's, else a row a device. Of decode and score the "
+    "rows at once; else as many as `medjax eval` would take.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "answer", 0, "Tokens of an answer; 0: all of a row of sft, a quarter of dpo and decode, 8.", flag_values=values
   )
   flags.DEFINE_float("price", 0.0, "Of a chip and hour: adds what a million tokens cost.", flag_values=values)
   flags.DEFINE_boolean(
@@ -46,6 +54,8 @@ def _config(arguments: Arguments):
 
   values = arguments.flags
   given = {key: values[flag].value for flag, key in _KEYS.items() if values[flag].value is not None}
+  if values.method in _INFERENCE:
+    del given["method"]
   both = sorted(given.keys() & arguments.overrides.keys())
   if both:
     raise UserError(f"{both[0]} is given twice; leave out --config.{both[0]}")
@@ -55,7 +65,7 @@ def _config(arguments: Arguments):
   path = pathlib.Path(config.model.path)
   if path.name == "config.json":  # of a directory, which is what training takes
     config = with_overrides(config, {"model.path": str(path.parent)})
-  if config.method == "base":
+  if config.method == "base" and values.method not in _INFERENCE:
     raise UserError("config.method is 'base', which trains nothing; name what to plan with --method")
   return config, bool(arguments.config) or "train.batch_size" in {**arguments.overrides, **given}
 
@@ -67,6 +77,8 @@ def _run(arguments: Arguments) -> None:
   for flag, least in (("answer", 0), ("price", 0), ("compiles", 1)):
     if values[flag].value < least:
       raise UserError(f"--{flag} is {values[flag].value}: it must be at least {least}")
+  if values.method in _INFERENCE and (values.search or values.price):
+    raise UserError(f"--search and --price are of train steps; leave them out with --method={values.method}")
   from medjax.hardware import topologies
 
   topology = topologies.parse(values.topology)
@@ -74,8 +86,13 @@ def _run(arguments: Arguments) -> None:
   devices = topologies.compile_devices(topology)
   batch = config.train.batch_size if says_batch else 0
   from medjax.config import base_config
-  from medjax.hardware import plan, plan_search
+  from medjax.hardware import plan, plan_inference, plan_search
 
+  if values.method in _INFERENCE:
+    asked = values.method, topology, devices, values.answer, values.batch or 0, values.quick
+    line = plan_inference.plan(config, *asked)
+    print(json.dumps(line) if values.json else plan_inference.table(line))
+    return
   if not values.search:
     line = plan.plan(config, topology, devices, values.answer, batch, values.price, values.quick)
     print(json.dumps(line) if values.json else plan.table(line))
@@ -103,7 +120,7 @@ def _run(arguments: Arguments) -> None:
 
 
 VERB = Verb(
-  "whether a train step fits a TPU or GPU machine and how fast it may be, compiled without the machine",
+  "whether a train step, decoding or scoring fits a TPU or GPU machine, compiled without the machine",
   "medjax plan --model=llama3-8b --method=sft --topology=v5e:4x4",
   _define,
   _run,

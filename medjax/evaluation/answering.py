@@ -11,10 +11,12 @@ from flax import nnx
 from medjax.data import chat
 from medjax.data.examples import Row
 from medjax.evaluation.answers import Answer, Sampling, sample_rows
+from medjax.models.decoder import weight_bytes
 from medjax.models.pretrained import Description
 from medjax.tasks.task import Task
 from medjax.training import mesh
-from medjax.training.policy import LoadedPolicy, load_policy
+from medjax.training.policy import LoadedPolicy, describe_policy, load_policy
+from medjax.training.reference import weights_fingerprint
 from medjax.training.telemetry import progress
 
 
@@ -23,12 +25,13 @@ class Answering:
   """A policy on its mesh.
 
   Attributes:
-    policy: the weights, and what is known of the model.
+    policy: the weights, in the compute dtype, and what is known of the model.
     graph: the decoder that takes them.
     encoder: texts to token segments.
     limits: how long prompts may be; they are cut, never dropped.
     devices: the mesh.
     dtype: compute dtype, `float32` or `bfloat16`.
+    fingerprint: of the weights as they are stored; empty where it was not asked for.
   """
 
   policy: LoadedPolicy
@@ -37,36 +40,41 @@ class Answering:
   limits: chat.Limits
   devices: jax.sharding.Mesh
   dtype: str
+  fingerprint: str = ""
 
 
 @contextlib.contextmanager
-def answering(config: Any, checkpoint: str, decodes: bool, model: Description | None = None) -> Iterator[Answering]:
-  """Loads a policy on the mesh of a config, which is set within the block.
+def answering(
+  config: Any, checkpoint: str, decodes: bool, model: Description | None = None, fingerprint: bool = False
+) -> Iterator[Answering]:
+  """Loads a policy on the devices of a config, laid out by `mesh.for_inference`; the mesh is set within the block.
 
   Args:
     config: a validated run config.
     checkpoint: a workdir or checkpoint of `medjax train`, or a model as `config.model.path` names one.
     decodes: whether answers are generated; else they are scored.
     model: a model that is loaded already, used where it is what `checkpoint` names or is built on.
+    fingerprint: whether the weights are fingerprinted.
 
   Raises:
     UserError: config or checkpoint cannot be used.
   """
-  devices = mesh.make_mesh(config.mesh.to_dict())
-  if decodes:  # tokens come one at a time: devices that would share a row take rows of their own
-    sizes = dict(devices.shape)
-    devices = mesh.make_mesh({**sizes, "data": sizes["data"] * sizes["sequence"], "sequence": 1})
+  given, dtype = mesh.make_mesh(config.mesh.to_dict()), mesh.compute_dtype(config.model.dtype)
+  described, kind = describe_policy(checkpoint, model)
+  mesh.check_divides(described.config, given)
+  size = weight_bytes(described.config, dtype, kind=kind)
+  devices = mesh.for_inference(given, described.config, size, mesh.memory_of(given), decodes)
   with jax.set_mesh(devices):
-    policy = load_policy(checkpoint, devices, model=model, check=lambda c: mesh.check_divides(c, devices))
-    described = policy.described
+    policy = load_policy(checkpoint, devices, model=described)
+    stored = weights_fingerprint(policy.params) if fingerprint else ""
+    policy, described = policy.cast(dtype), policy.described
     attention = config.model.attention
     if attention == "splash":  # it is for the rows of SFT; here the answers of a row share its prompt
       attention = "pallas"
-    dtype = mesh.compute_dtype(config.model.dtype)
     graph = policy.graph(described.config, dtype, attention)
     encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
     limits = dataclasses.replace(chat.limits_of(config, described.config), too_long="cut_prompt")
-    yield Answering(policy, graph, encoder, limits, devices, dtype)
+    yield Answering(policy, graph, encoder, limits, devices, dtype, stored)
 
 
 def sample(
@@ -77,7 +85,10 @@ def sample(
   Raises:
     UserError: config or checkpoint cannot be used, or prompts leave no room for an answer.
   """
-  with answering(config, checkpoint, True) as ready, progress(len(rows) * sampling.samples, title) as bar:
+  with (
+    answering(config, checkpoint, True, fingerprint=True) as ready,
+    progress(len(rows) * sampling.samples, title) as bar,
+  ):
     return *sample_rows(*for_decoding(config, ready, task, rows), bar.update, sampling), ready
 
 
@@ -96,4 +107,5 @@ def for_decoding(config: Any, ready: Answering, task: Task, rows: Sequence[Row])
     ready.limits,
     config.evaluation.batch_size,
     mesh.batch_multiple(ready.devices),
+    ready.devices.shape["tensor"],
   )

@@ -61,6 +61,7 @@ def sample_rows(
   limits: Limits,
   least_rows: int = 1,
   shared_by: int = 1,
+  per_row: int = 1,
   advance: Callable[[int], None] = lambda rows: None,
   sampling: Sampling = Sampling(),
 ) -> tuple[list[list[Answer]], LengthReport]:
@@ -77,7 +78,8 @@ def sample_rows(
     encoder: texts to token ids.
     limits: how long a prompt and its answer may be; prompts are cut, never dropped.
     least_rows: fewest prompts decoded at once, see `decoding_rows`.
-    shared_by: devices that share the rows of a batch.
+    shared_by: devices, or sets of such, that share the rows of a batch.
+    per_row: devices that share a row.
     advance: told how many answers have just been given.
     sampling: how many answers to a row, how they are drawn, and what ends them.
 
@@ -100,7 +102,7 @@ def sample_rows(
   if report.dropped:
     raise UserError(f"row {report.dropped[0]} has no room for its prompt; raise data.max_prompt or model.max_length")
   prompts = [group.prompt for group in groups for _ in range(sampling.samples)]
-  batch = decoding_rows(model, max(map(len, prompts)) + new, dtype, least_rows, shared_by)
+  batch = decoding_rows(model, max(map(len, prompts)) + new, dtype, least_rows, shared_by, per_row)
   rows_of = [int(files.fingerprint(row.id)[:8], 16) for row in rows]
   ids = decode.generate(
     *(graph, params, model, dtype, prompts, tuple(dict.fromkeys((*eos, probe.completions[0][-1]))), new),
@@ -124,21 +126,25 @@ def most_new_tokens(task: Task, row: Row, encoder: Encoder) -> int:
   return max(map(len, group.completions))
 
 
-def decoding_rows(model: ModelConfig, tokens: int, dtype: str, least: int = 1, shared_by: int = 1) -> int:
+def decoding_rows(
+  model: ModelConfig, tokens: int, dtype: str, least: int = 1, shared_by: int = 1, per_row: int = 1
+) -> int:
   """How many prompts to decode at once, a multiple of `shared_by`.
 
   Each token that is decoded reads all weights once for the whole batch, so a batch is as large as a gigabyte of keys
-  and values on each device allows, up to 32 rows a device, and never smaller than `least`.
+  and values on each device allows, up to 32 rows for each device, and never smaller than `least`.
 
   Args:
     model: shape of the decoder.
     tokens: of a prompt and its answer.
     dtype: of the cache.
     least: fewest rows.
-    shared_by: devices that share the rows of a batch.
+    shared_by: devices, or sets of such, that share the rows of a batch.
+    per_row: devices that share a row, each with some of its heads.
   """
   row_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_width * DTYPES[dtype].itemsize * tokens
-  return _multiple(max(least, shared_by * int(np.clip(_CACHE_BYTES // row_bytes, 1, _MOST_ROWS))), shared_by)
+  rows = int(np.clip(per_row * _CACHE_BYTES // row_bytes, 1, per_row * _MOST_ROWS))
+  return _multiple(max(least, shared_by * rows), shared_by)
 
 
 def _multiple(size: int, of: int) -> int:

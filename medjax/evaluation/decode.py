@@ -11,12 +11,13 @@ import collections
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from medjax.arrays import Array, product
@@ -94,14 +95,12 @@ def _empty(*, config, dtype, B, T, N) -> Slots:
 
 def _placed(slots: Slots) -> Slots:
   """Slots are split over the devices; what the host looks at is whole in every process."""
-  cache = Cache(
-    constrain(slots.cache.k_LBKEC, "-BK--"),
-    constrain(slots.cache.v_LBKCE, "-BK--"),
-    Layout(*(constrain(x, "B-") for x in slots.cache.layout)),
-    constrain(slots.cache.extents_BX, "B-"),
-  )
-  seen = (constrain(x, "-" * x.ndim) for x in slots[2:])
-  return Slots(cache, constrain(slots.hidden_BD, "B-"), *seen)
+  return jax.tree.map(constrain, slots, _slot_letters(slots))
+
+
+def _slot_letters(slots: Slots) -> Slots:
+  cache = Cache("-BK--", "-BK--", Layout("B-", "B-", "B-"), "B-")
+  return Slots(cache, "B-", *("-" * x.ndim for x in slots[2:]))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "config", "dtype"), donate_argnames="slots")
@@ -200,6 +199,7 @@ def sample(keys_B: Array, logits_BV: Float[Array, "B V"], temperature, top_p) ->
   """
 
   def nucleus(scaled_BV):
+    scaled_BV = constrain(scaled_BV, "N-")  # each device sorts whole rows, and no other device's
     descending_BV = jnp.sort(scaled_BV, axis=-1)[:, ::-1]
     probability_BV = jax.nn.softmax(descending_BV, axis=-1)
     before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
@@ -295,6 +295,49 @@ def generate(
       advance(done)
     del slots  # before others are made
   return answers
+
+
+def lower(
+  graph: nnx.GraphDef,
+  params: Params,
+  config: ModelConfig,
+  dtype: str,
+  devices: jax.sharding.Mesh,
+  rows: int,
+  prompt: int,
+  new: int,
+) -> tuple[jax.stages.Lowered, jax.stages.Lowered, Cache]:
+  """The programs of `generate` for the devices of the mesh in use, which need not be here: no array is made.
+
+  Args:
+    graph: the decoder.
+    params: ShapeDtypeStructs of its parameters, with shardings.
+    config: its configuration.
+    dtype: dtype of activations and cache.
+    devices: the mesh.
+    rows: slots.
+    prompt: tokens of each prompt.
+    new: tokens of each answer.
+
+  Returns:
+    The program that reads prompts into a quarter of the slots, the one that goes on token by token, and the cache.
+  """
+  B, T, N, R = rows, _bucket(prompt), _bucket(new), _devices()
+  P = _bucket(max(B // R // 4, 1) * prompt)
+
+  def shape(sizes: tuple[int, ...], dtype: Any = np.int32, spec: PartitionSpec = PartitionSpec()):
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(devices, spec))
+
+  slots = jax.eval_shape(functools.partial(_empty, config=config, dtype=dtype, B=B, T=T, N=N))
+  slots = jax.tree.map(lambda x, to: shape(x.shape, x.dtype, activation_spec(x, to)), slots, _slot_letters(slots))
+  tokens_RP, number = shape((R, P)), shape(())
+  layout = Layout(tokens_RP, tokens_RP, tokens_RP)
+  packed = Prompts(tokens_RP, layout, tokens_RP, shape((R, B // R)), shape((R,)), shape((B,)), shape((B,)))
+  key = shape((), jax.eval_shape(jax.random.key, 0).dtype)
+  drawing = Drawing(key, shape((B, 2), np.uint32), *(shape((), np.float32),) * 2)
+  filling = _fill.lower(graph, params, slots, packed, number, config=config, dtype=dtype)
+  arguments = shape((B,)), shape((B,), np.bool_), shape((1,)), drawing, number, number, number
+  return filling, _decode.lower(graph, params, slots, *arguments, config=config, dtype=dtype, greedy=True), slots.cache
 
 
 def _check(prompts, config: ModelConfig, max_new_tokens: int, temperature: float, top_p: float) -> None:

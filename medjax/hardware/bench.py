@@ -21,7 +21,7 @@ from medjax.hardware.clock import Clock, peak_bytes
 from medjax.hardware.devices import peak_flops
 from medjax.hardware.workloads import WORKLOADS, random_groups
 from medjax.models.config import ModelConfig
-from medjax.models.decoder import init_params
+from medjax.models.decoder import init_params, weight_bytes
 from medjax.models.families import PRESETS
 from medjax.models.pretrained import load_config_and_tokenizer
 from medjax.objectives import preference
@@ -83,8 +83,13 @@ def bench(
   config, devices = mesh.with_compute_dtype(config), mesh.make_mesh(config.mesh.to_dict())
   described, groups = workload_of(config, method, workload)
   mesh.check_divides(described, devices, config.train.microbatch_rows)
+  answers = method in ("score", "decode")
+  if answers:  # as `evaluation.answering` does
+    size = weight_bytes(described, config.model.dtype, lora_of(config), config.lora.quantize)
+    devices = mesh.for_inference(devices, described, size, mesh.memory_of(devices), method == "decode")
   with jax.set_mesh(devices):
     policy = policy_of(config, described, devices)
+    policy = policy.cast(config.model.dtype) if answers else policy
     plain_rows = (
       layout == "plain" if method == "dpo" else method == "sft" and all(len(x.completions) == 1 for x in groups)
     )

@@ -139,7 +139,7 @@ def _program(
   of_device = line["model_flops"] / topology.chips
   return {
     "flops": total,
-    "collectives": _grouped(costs),
+    "collectives": grouped(costs),
     "collective_bytes": {"sent": sent},
     "roofline": roofline,
     "step_seconds": {"low": low, "high": high},
@@ -150,7 +150,7 @@ def _program(
   }
 
 
-def _grouped(costs: Costs) -> list[dict[str, Any]]:
+def grouped(costs: Costs) -> list[dict[str, Any]]:
   """Collectives by kind and mesh axis, the most bytes first."""
   bytes_, counts = collections.Counter(), collections.Counter()
   for one in costs.collectives:
@@ -223,7 +223,7 @@ def table(line: dict[str, Any]) -> str:
       f"{line['batch']} rows of {line['sequence']} tokens; {line['microbatches']} x {line['rows']} rows at once",
     ),
     ("kernels", f"attention {line['attention']}, remat {line['remat']}, {line['dtype']}"),
-    ("fits", _fits(line)),
+    ("fits", fits(line)),
   ]
   memory = [f"{kind} {size / gib:.2f}" for kind, size in line["memory"].items() if kind not in _WITHIN and size]
   rows.append(("memory, GiB", ", ".join(memory)))
@@ -243,13 +243,19 @@ def table(line: dict[str, Any]) -> str:
     if line.get("cost_per_million_tokens"):
       rows.append(("cost", "{low:.3g} to {high:.3g} a million tokens".format(**line["cost_per_million_tokens"])))
   rows.append(("compiled in", f"{line['compile_seconds']:.0f} s"))
+  return aligned(rows)
+
+
+def aligned(rows: list[tuple[str, str]]) -> str:
+  """Names and what they stand for, a line each."""
   return "\n".join(f"{name:<20}{text}" for name, text in rows)
 
 
 _WITHIN = ("activations", "gradients")  # parts of `temporaries`
 
 
-def _fits(line: dict[str, Any]) -> str:
+def fits(line: dict[str, Any]) -> str:
+  """Whether the peak of a plan fits, for people."""
   peak, most = line["peak_bytes"] / 2**30, line["hbm_bytes"] / 2**30
   if line["fits"]:
     return f"yes: {peak:.2f} of {most:.2f} GiB at the peak, {most - peak:.2f} free"

@@ -127,9 +127,9 @@ def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work,
   frozen, trainable = None, abstract_params(described)
   if lora is not None:
     frozen, trainable = adapters.split(abstract_params(described, config.model.dtype, lora, kind))
-    frozen = _placed(frozen, mesh.parameter_shardings(frozen, devices))
+    frozen = placed(frozen, mesh.parameter_shardings(frozen, devices))
   current = state.abstract(trainable, optimizer)
-  current = _placed(current, state.shardings(current, optimizer, devices))
+  current = placed(current, state.shardings(current, optimizer, devices))
   over_rows, everywhere = mesh.batch_sharding(devices, leading=1), NamedSharding(devices, P())
   batches = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((work.microbatches, *x.shape), x.dtype, sharding=over_rows),
@@ -144,13 +144,13 @@ def compile_step(config: Any, described: ModelConfig, devices: Mesh, work: Work,
     graph = build(described, *settings, plain_rows=plain_rows)
     step = jitted_step(graph, objective, *optimizer_settings(config))
     lowered = step.lower(current, frozen, reference, batches, *scalars)
-    text, peak, fits = _compiled(lowered, quick)
+    text, peak, fits = compile_lowered(lowered, quick)
   sizes = {
-    "weights": _bytes(current.params),
-    "optimizer": _bytes(current.optimizer),
-    "frozen": _bytes(frozen),
-    "reference": _bytes(reference),
-    "batch": _bytes(batches),
+    "weights": bytes_of(current.params),
+    "optimizer": bytes_of(current.optimizer),
+    "frozen": bytes_of(frozen),
+    "reference": bytes_of(reference),
+    "batch": bytes_of(batches),
   }
   shapes = frozenset(x.sharding.shard_shape(x.shape) for x in jax.tree.leaves((current.params, frozen)))
   return Compiled(text, peak, fits, sizes, sizes["weights"], attention, shapes, time.perf_counter() - started, quick)
@@ -191,22 +191,27 @@ def _is_spec(x: Any) -> bool:
   return isinstance(x, P)
 
 
-def _compiled(lowered, quick: bool) -> tuple[str, int, bool]:
-  """(program, peak bytes, whether it fits)."""
+def compile_lowered(lowered: jax.stages.Lowered, quick: bool) -> tuple[str, int, bool]:
+  """(the scheduled program, empty where it does not fit; peak bytes of a device; whether the compiler accepts it).
+
+  Raises:
+    RunError: the compiler fails for another reason than memory.
+  """
   try:
     compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0} if quick else None)
   except jax.errors.JaxRuntimeError as error:
     found = re.search(r"\(([\d.]+)([KMGT])\)\s+exceeds available HBM", " ".join(str(error).split()))
     if not found:
-      raise RunError(f"the compiler refused the step: {' '.join(str(error).split())[:300]}") from None
+      raise RunError(f"the compiler refused the program: {' '.join(str(error).split())[:300]}") from None
     return "", int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1)), False
   return compiled.as_text(), compiled.memory_analysis().peak_memory_in_bytes, True
 
 
-def _placed(shapes, places):
+def placed(shapes: Any, places: Any) -> Any:
+  """Shapes with a sharding each."""
   return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
 
-def _bytes(shapes) -> int:
-  """Of one device."""
+def bytes_of(shapes: Any) -> int:
+  """Bytes of one device."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(shapes))

@@ -45,6 +45,7 @@ class Costs:
 
   Attributes:
     product_flops: of matrix products, recomputed ones with them, kernels of our own not.
+    read_bytes: read from HBM.
     memory_bytes: read from and written to HBM.
     cycles: the compiler's own estimates, summed; 0 where it makes none.
     collectives: what is sent.
@@ -52,6 +53,7 @@ class Costs:
   """
 
   product_flops: float
+  read_bytes: float
   memory_bytes: float
   cycles: float
   collectives: tuple[Collective, ...]
@@ -66,14 +68,15 @@ def costs_of(program: Program, mesh: dict[str, int], unknown: int = 1) -> Costs:
     mesh: axis -> devices, in the mesh's order.
     unknown: see `Program.executed`.
   """
-  flops = memory = cycles = 0.0
+  flops = read = written = cycles = 0.0
   kernels: collections.Counter[str] = collections.Counter()
   seen: set[tuple[str, str]] = set()
   found = []
   for op, computation, times, path in program.executed(unknown):
     products = [(op, computation), *program.inside(op)]
     flops += times * sum(product_flops(one, around) for one, around in products)
-    memory += times * _memory(program, op, computation)
+    moved = _memory(program, op, computation)
+    read, written = read + times * moved[0], written + times * moved[1]
     estimated = re.search(r'"estimated_cycles":"(\d+)"', op.rest)
     cycles += times * int(estimated[1]) if estimated else 0
     if 'custom_call_target="tpu_custom_call"' in op.rest:
@@ -88,7 +91,7 @@ def costs_of(program: Program, mesh: dict[str, int], unknown: int = 1) -> Costs:
       if one is op or not any((place, same) in seen for place in path):
         seen.add((path[-1], same))
         found.append(_collective(kind, one, around, mesh, times))
-  return Costs(flops, memory, cycles, tuple(one for one in found if one.bytes), dict(kernels))
+  return Costs(flops, read, read + written, cycles, tuple(one for one in found if one.bytes), dict(kernels))
 
 
 def _collective(kind: str, op: Op, computation: Computation, mesh: dict[str, int], times: float) -> Collective:
@@ -152,10 +155,10 @@ def axes_of(members: Sequence[int], mesh: dict[str, int]) -> list[str]:
   return [axis for axis, along in zip(mesh, places, strict=True) if len(set(along.tolist())) > 1]
 
 
-def _memory(program: Program, op: Op, computation: Computation) -> int:
-  """Bytes that an operation reads from HBM and writes there."""
+def _memory(program: Program, op: Op, computation: Computation) -> tuple[int, int]:
+  """Bytes that an operation reads from HBM, and writes there."""
   if op.kind in _FREE or op.kind.endswith("-done"):
-    return 0
+    return 0, 0
   inner = program.computations.get(op.called() or "")
   total = 0
   for number, name in enumerate(op.operands):
@@ -164,12 +167,12 @@ def _memory(program: Program, op: Op, computation: Computation) -> int:
       if not array.on_chip:
         total += array.bytes if inner is None else _read(program, inner, number, array.bytes)
   if op.kind == "dynamic-update-slice":
-    return 2 * computation[op.operands[1]].bytes
+    return (computation[op.operands[1]].bytes,) * 2
   if op.kind in _SLICES:
-    return 2 * op.bytes
+    return op.bytes, op.bytes
   if inner is None:
-    return total + sum(array.bytes for array in op.arrays if not array.on_chip)
-  return total + _written(inner, op)
+    return total, sum(array.bytes for array in op.arrays if not array.on_chip)
+  return total, _written(inner, op)
 
 
 def _read(program: Program, inner: Computation, number: int, whole: int) -> int:

@@ -84,6 +84,12 @@ class Program:
     """
     yield from self._executed((self.entry,), 1.0, unknown)
 
+  def loop(self) -> "Program":
+    """The body of the first loop of unknown length that starts with the program, as a program: one turn of it."""
+    entry = self.computations[self.entry]
+    loops = (op for op in entry.values() if op.kind == "while" and self.turns(op, entry) is None)
+    return Program(self.computations, next(loops).called("body"))
+
   def _executed(self, path: tuple[str, ...], times: float, unknown: int) -> Iterator["Step"]:
     computation = self.computations[path[-1]]
     for op in computation.values():

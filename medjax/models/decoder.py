@@ -14,13 +14,16 @@ from medjax.models.config import SLIDING, ModelConfig
 from medjax.models.layers import KEPT, MLP, RMSNorm, keep, normal
 from medjax.models.lora import Adapters, LoraConfig, Params
 from medjax.models.rope import rope_tables, sequence_extents
-from medjax.models.sharding import constrain, look_up
+from medjax.models.sharding import constrain, look_up, order_in_memory
 from medjax.models.views import NO_WINDOW, Layout, View, view
 
 _POLICIES = {
   "products": jax.checkpoint_policies.save_only_these_names(KEPT),
   "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+_LANES = 128  # of a TPU: an innermost axis of fewer columns is padded to so many
 
 
 class Cache(NamedTuple):
@@ -46,6 +49,15 @@ def empty_cache(config: ModelConfig, positions: int, extents_BX: Int[Array, "B X
   k_LBKEC, v_LBKCE = jnp.zeros((L, B, K, E, positions), dtype), jnp.zeros((L, B, K, positions, E), dtype)
   nothing_BC = jnp.zeros((B, positions), jnp.int32)
   return Cache(k_LBKEC, v_LBKCE, Layout(nothing_BC, nothing_BC, nothing_BC), extents_BX)
+
+
+def _in_place(x, order):
+  """Keys or values of all layers in an order of memory that attention reads without a copy.
+
+  Left to itself the TPU's compiler takes the order in which one column is written fastest, and then copies the keys and
+  values of each layer, for each token, into the order that products read.
+  """
+  return order_in_memory(x, "-BK--", order)
 
 
 class Block(nnx.Module):
@@ -144,8 +156,10 @@ class Decoder(nnx.Module):
     def store(layer, carry, k_BKET, v_BKTE):
       new = (k_BKET, (layer, 0, 0, 0, start)), (v_BKTE, (layer, 0, 0, start, 0))
       carry = tuple(jax.lax.dynamic_update_slice(old, x[None], at) for old, (x, at) in zip(carry, new, strict=True))
+      carry = tuple(map(_in_place, carry, orders))
       return *(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in carry), carry
 
+    orders = (0, 1, 2, 3, 4), (0, 1, 2, 3, 4) if self.config.head_width % _LANES == 0 else (0, 1, 2, 4, 3)
     views = self._views(layout, written, start, cache.extents_BX)
     hidden_BTD, (k, v) = self._run(tokens_BT, views, store, (cache.k_LBKEC, cache.v_LBKCE), Adapters())
     return hidden_BTD, Cache(k, v, written, cache.extents_BX)
@@ -237,6 +251,37 @@ def abstract_params(
     return jax.ShapeDtypeStruct(x.shape, x.dtype if path[-1].key in own else dtype)
 
   return jax.tree_util.tree_map_with_path(shape, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+
+
+def cast_weights(params: Params, dtype: Any) -> Params:
+  """Weights in the dtype that products read them in, so that no loop casts them again and again.
+
+  Results stay as they are to the bit: scales of norms and of quantized kernels are read in float32, so that they keep
+  their dtype, as codes do.
+
+  Args:
+    params: a tree of arrays, changed in place: no more than one array is held in both dtypes.
+    dtype: compute dtype of the decoder.
+
+  Returns:
+    The same tree.
+  """
+  for key, x in params.items():
+    if isinstance(x, dict):
+      cast_weights(x, dtype)
+    elif key not in ("scale", "codes", "block_scale") and x.dtype != dtype:
+      params[key] = x.astype(dtype)
+  return params
+
+
+def weight_shapes(config: ModelConfig, dtype: str, lora: LoraConfig | None = None, kind: str = "none") -> Params:
+  """Shapes of the parameters that `cast_weights` gives, stored in float32 before; adapters are on kernels of `kind`."""
+  return jax.eval_shape(lambda params: cast_weights(params, dtype), abstract_params(config, "float32", lora, kind))
+
+
+def weight_bytes(config: ModelConfig, dtype: str, lora: LoraConfig | None = None, kind: str = "none") -> int:
+  """Bytes of those parameters."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weight_shapes(config, dtype, lora, kind)))
 
 
 def init_params(config: ModelConfig, seed: int = 0, lora: LoraConfig | None = None) -> Params:

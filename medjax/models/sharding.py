@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
@@ -22,7 +23,7 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = ("data", "fsdp")
 
 # Dimension letters -> mesh axes; letters that are absent are not sharded.
-_ACTIVATION_AXES = {"B": BATCH, "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor"}
+_ACTIVATION_AXES = {"B": BATCH, "N": (*BATCH, "tensor"), "T": "sequence", "H": "tensor", "K": "tensor", "F": "tensor"}
 _HOME_AXES = {"D": "fsdp", "H": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
 _USE_AXES = _HOME_AXES | {"D": None}
 # Rows of the embedding before they go to the devices that hold their tokens.
@@ -77,9 +78,26 @@ def constrain(x: Array, letters: str) -> Array:
   return _constrain(x, letters, _ACTIVATION_AXES)
 
 
-def activation_spec(x: Array, letters: str) -> P:
-  """Where `constrain` puts an activation on the mesh in use."""
+def activation_spec(x: Array | jax.ShapeDtypeStruct, letters: str) -> P:
+  """Where `constrain` puts an activation of this shape on the mesh in use."""
   return _spec(x.shape, letters, _ACTIVATION_AXES, jax.sharding.get_abstract_mesh())
+
+
+def order_in_memory(x: Array, letters: str, order: tuple[int, ...]) -> Array:
+  """Fixes the order in which a TPU keeps the axes of an activation in memory, outermost first; else the identity.
+
+  The partitioner takes a constraint on memory for one on devices unless each device's part is constrained by itself.
+  """
+  if platform() != "tpu":
+    return x
+
+  def ordered(x):
+    return with_layout_constraint(x, Layout(order))
+
+  if jax.sharding.get_abstract_mesh().empty:
+    return ordered(x)
+  spec = activation_spec(x, letters)
+  return jax.shard_map(ordered, in_specs=spec, out_specs=spec, check_vma=False)(x)
 
 
 def gather(weight: jax.Array, letters: str, dtype: Any) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from medjax.data.examples import Segments
-from medjax.data.packing import RowShape, assign_rows, check_groups, fill_rows, row_tokens, shape_of
+from medjax.data.packing import Batch, RowShape, assign_rows, check_groups, fill_rows, row_tokens, shape_of
 from medjax.models.decoder import Params
 from medjax.models.sharding import constrain, place
 from medjax.objectives.logprobs import policy_logps
@@ -21,6 +21,11 @@ _IN_FLIGHT = 2  # batches that devices may have before the first of them is fetc
 @functools.partial(jax.jit, static_argnames="graph")
 def _logp_BN(graph, params, batch):
   return constrain(policy_logps(graph, params, batch)[1], "--")  # whole in every process
+
+
+def lower(graph: nnx.GraphDef, params: Params, batch: Batch) -> jax.stages.Lowered:
+  """The program of `score`, of ShapeDtypeStructs with shardings, for the devices of the mesh in use."""
+  return _logp_BN.lower(graph, params, batch)
 
 
 def score(

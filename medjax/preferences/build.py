@@ -24,7 +24,6 @@ from medjax.preferences.candidates import Candidate, Found, from_labels, from_pe
 from medjax.preferences.judge import from_judge
 from medjax.preferences.policy import MARGIN, from_policy
 from medjax.tasks.task import Task, TextTarget
-from medjax.training.reference import weights_fingerprint
 from medjax.training.telemetry import progress
 
 SCHEMA_VERSION = 1
@@ -99,7 +98,7 @@ def prefer(config: Any, options: Options, output: pathlib.Path) -> dict[str, Any
     checkpoint = options.checkpoint or config.train.init_from or config.model.path
     drawn = Sampling(options.samples, options.temperature, options.top_p, config.seed)
     answers, cut, ready = sample(config, checkpoint, task, rows, drawn, f"prefer {task.name}")
-    model = {"name": checkpoint, "weights": weights_fingerprint(ready.policy.params)}
+    model = {"name": checkpoint, "weights": ready.fingerprint}
     sampling = dataclasses.asdict(drawn) | {"prompts_cut": len(cut.cut)}
     unit, lengths = "tokens", functools.partial(_tokens, ready)
 

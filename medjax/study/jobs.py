@@ -25,7 +25,6 @@ from medjax.study.plan import Key, Options, Run, run_config, task_of
 from medjax.study.stages import FAILED, trained, validation_folder
 from medjax.training import mesh
 from medjax.training.loop import train
-from medjax.training.reference import weights_fingerprint
 
 SHOTS = "shots.json"  # in the folder of a few-shot run: the rows that its prompts show
 
@@ -137,8 +136,8 @@ def _test(study: Study, job: Job, folder: pathlib.Path) -> None:
     return
   settings, checkpoint = run_config(study.config, job.run, study.workdir), _checkpoint(study, job.run)
   task, answers = task_of(study.config, job.run.task), []
-  with answering(settings, checkpoint, False, study.model) as ready:
-    answers.append(weights_fingerprint(ready.policy.params))
+  with answering(settings, checkpoint, False, study.model, fingerprint=True) as ready:
+    answers.append(ready.fingerprint)
     if job.run.method == "few_shot":
       task, ids = few_shot.with_shots(settings, task, study.options.few_shot, ready.encoder, ready.limits)
       files.write_sealed(folder / SHOTS, {"wanted": study.options.few_shot, "rows": ids}, private=True)
@@ -177,8 +176,8 @@ def note_look(
   workdir = looks.study_of(run)
   if workdir is None:
     return
-  with answering(config, checkpoint, False, model) as ready:
-    answers = weights_fingerprint(ready.policy.params) + (f"-prior {prior}" if prior != "none" else "")
+  with answering(config, checkpoint, False, model, fingerprint=True) as ready:
+    answers = ready.fingerprint + (f"-prior {prior}" if prior != "none" else "")
     answers += f"-stop {files.fingerprint(list(stop))}" if stop else ""
   task = files.read_sealed(run / "config.json", "train the run again")["task"]
   seed, method, candidate = run.absolute().parts[-3:]

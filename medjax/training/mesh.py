@@ -1,10 +1,12 @@
 """The one mesh of a run, and where the state and the batch live on it."""
 
 import math
+import os
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -78,6 +80,50 @@ def check_divides(config: ModelConfig, mesh: Mesh, microbatch_rows: int = 0) -> 
       f"train.microbatch_rows = {microbatch_rows} does not divide over the {batch_multiple(mesh)} devices of the "
       f"mesh's data and fsdp axes; make it a multiple of {batch_multiple(mesh)}, or 0 for one row on each device"
     )
+
+
+WEIGHTS_SHARE = 0.5  # of a device's memory: the rest is for caches and activations
+
+
+def for_inference(devices: Mesh, config: ModelConfig, weight_bytes: int, memory: float, decodes: bool) -> Mesh:
+  """The devices of a run's mesh, laid out for weights that stay as they are: none is gathered where they have room.
+
+  Each token that is decoded reads all weights: as many devices as its heads allow share them (`tensor`). Label scoring
+  reads them once for thousands of tokens: they are cut no further than they must be, and rows go to all devices.
+
+  Args:
+    devices: the mesh of the config; `sequence` is kept where labels are scored.
+    config: shape of the model.
+    weight_bytes: of all weights, as they are kept.
+    memory: bytes of a device.
+    decodes: whether tokens come one at a time; devices that would share a row then take rows of their own.
+
+  Returns:
+    The mesh. Where weights have no room even so they stay cut over `fsdp`, and a line of the log says so.
+  """
+  sequence = 1 if decodes else devices.shape["sequence"]
+  count = devices.size // sequence
+  shared = math.gcd(count, config.num_heads, config.num_kv_heads, config.ffn_width, config.vocab_size)
+  sizes = [size for size in range(1, shared + 1) if shared % size == 0]
+  most = WEIGHTS_SHARE * memory
+  tensor = shared if decodes else next((size for size in sizes if weight_bytes / size <= most), shared)
+  rest = count // tensor
+  fsdp = rest if rest > 1 and weight_bytes / tensor > most else 1
+  if fsdp > 1:
+    logging.warning(
+      "%.1f GiB of weights have no room on devices of %.1f GiB, cut over tensor = %d: they are gathered over fsdp = %d "
+      "for every %s, which is slow; use devices with more memory",
+      *(weight_bytes / 2**30, memory / 2**30, tensor, fsdp, "token" if decodes else "batch"),
+    )
+  laid_out = {"data": rest // fsdp, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
+  return make_mesh(laid_out, devices.devices.flatten().tolist())
+
+
+def memory_of(mesh: Mesh) -> float:
+  """Bytes that a program may use of each device of this process; CPU devices share the machine's memory."""
+  device = mesh.local_devices[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(mesh.local_devices)
 
 
 def batch_multiple(mesh: Mesh) -> int:

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from medjax.errors import UserError
 from medjax.models import lora as adapters
 from medjax.models import peft
 from medjax.models.config import ModelConfig
-from medjax.models.decoder import build, init_params
+from medjax.models.decoder import build, cast_weights, init_params
 from medjax.models.lora import LoraConfig, Params
 from medjax.models.pretrained import Description, Pretrained, load_adapted, load_config_and_tokenizer, load_pretrained
 from medjax.models.quantize import Quantized, quantize
@@ -57,6 +56,11 @@ class Policy:
   ) -> nnx.GraphDef:
     """The decoder that takes `params`, see `build`."""
     return build(config, dtype, attention, remat, self.lora, self.quantized, plain_rows)
+
+  def cast(self, dtype: str) -> Self:
+    """The policy with its weights in a compute dtype, see `cast_weights`; `trainable` is changed in place."""
+    frozen = self.frozen and cast_weights(jax.tree.map(lambda x: x, self.frozen), dtype)  # others may share its tree
+    return dataclasses.replace(self, frozen=frozen, trainable=cast_weights(self.trainable, dtype))
 
   @property
   def merged(self) -> Params:
@@ -249,12 +253,23 @@ class Shared(Description):
   frozen: dict[tuple, Params] = dataclasses.field(default_factory=dict, repr=False)
 
 
+def describe_policy(path: str, model: Description | None = None) -> tuple[Description, str]:
+  """The model of a checkpoint, or the model that `path` names; and how kernels below its adapters are quantized.
+
+  Args:
+    path: as in `load_policy`.
+    model: a model that is described already, given back where it is what is meant.
+  """
+  if not checkpoints.is_checkpoint(path):
+    return (model if model is not None and model.source == path else load_config_and_tokenizer(path)), "none"
+  identity = checkpoints.load_identity(path)
+  name = identity["config"]["model"]["path"]
+  described = model if model is not None and model.source == name else load_config_and_tokenizer(name)
+  return described, identity["config"]["lora"]["quantize"] if "base" in identity else "none"
+
+
 def load_policy(
-  path: str,
-  devices: Mesh | None = None,
-  dtype: str = "",
-  model: Description | None = None,
-  check: Callable[[ModelConfig], None] = lambda config: None,
+  path: str, devices: Mesh | None = None, dtype: str = "", model: Description | None = None
 ) -> LoadedPolicy:
   """A checkpoint of `medjax train` (see `checkpoints.load_params`), or a model as `load_pretrained` names one.
 
@@ -264,28 +279,22 @@ def load_policy(
     dtype: of a model's weights, and of those below adapters that are not quantized; empty: as they were trained with,
       float32 for a model.
     model: a model that is described or loaded already, used where it is what `path` names or is built on.
-    check: called with the model's config before weights are read, to refuse it.
 
   Raises:
     UserError: nothing there, or the base weights are not those that the adapters were trained on.
   """
+  described, kind = describe_policy(path, model)
   if not checkpoints.is_checkpoint(path):
-    if isinstance(model, Pretrained) and model.source == path:
-      check(model.config)
-      return LoadedPolicy(None, _placed(model.params, devices), described=model)
-    described = load_config_and_tokenizer(path)
-    check(described.config)
+    if isinstance(described, Pretrained):
+      return LoadedPolicy(None, _placed(described.params, devices), described=described)
     loaded = _pretrained(path, dtype or "float32", devices, described=described)
     return LoadedPolicy(None, loaded.params, described=loaded)
   identity = checkpoints.load_identity(path)
   settings = identity["config"]
-  name = settings["model"]["path"]
-  described = model if model is not None and model.source == name else load_config_and_tokenizer(name)
-  check(described.config)
   saved = checkpoints.load_params(path, devices)[0]
   if "base" not in identity:
     return LoadedPolicy(None, saved, described=described, identity=identity)
-  trained_dtype, kind = settings["model"]["dtype"], settings["lora"]["quantize"]
+  trained_dtype = settings["model"]["dtype"]
   kept_dtype = dtype if dtype and kind == "none" else trained_dtype
   known = model.frozen if isinstance(model, Shared) else {}
   asked = (identity["base"], identity["base_weights"], devices, kept_dtype, kind)

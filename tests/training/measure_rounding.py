@@ -27,7 +27,7 @@ def main(task: str = "triage", dtype: str = "bfloat16", pairs: str = "24") -> No
   devices, described = mesh.make_mesh(config.mesh.to_dict()), load_config_and_tokenizer(config.model.path)
   encoder = chat.Encoder(described.tokenizer, described.config.vocab_size)
   found = items.training_items(config, tasks.of(config))["train"]
-  groups, _ = chat.encode_all(found, encoder, chat.limits_of(config, described.config.max_positions, 640))
+  groups, _ = chat.encode_all(found, encoder, chat.limits_of(config, described.config, 640))
   groups = groups[: int(pairs)]
   with jax.set_mesh(devices):
     policy = initial_policy(config, described, devices)

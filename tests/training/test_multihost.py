@@ -20,7 +20,9 @@ from medjax.training import checkpoints, loop, mesh
 @pytest.fixture
 def four_devices(monkeypatch):
   make_mesh = mesh.make_mesh
-  monkeypatch.setattr(loop.mesh, "make_mesh", lambda sizes: make_mesh(sizes, jax.devices()[:4]))
+  monkeypatch.setattr(
+    loop.mesh, "make_mesh", lambda sizes, devices=None: make_mesh(sizes, devices or jax.devices()[:4])
+  )
 
 
 def check_same_run(one, other):
